@@ -1,0 +1,222 @@
+"""What goes into the store and what comes out: plain values, no Redis in sight.
+
+Gateways and workers build and read me; store/queue.py turns me into script arguments and back. Times are seconds since
+the epoch by the store's own clock, unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+from foreman.core.jobs import Job, Priority, Slot, State, Surface
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to submit."""
+
+    id: str
+    """A ULID: 26 characters, sorts by time of arrival."""
+    surface: Surface
+    endpoint: str
+    model: str
+    """The caller's own string."""
+    canonical: str
+    """The canonical model name (core.lanes)."""
+    lane: str
+    slot: Slot
+    priority: Priority
+    request: bytes
+    """The body as it goes upstream."""
+    max_wait: float
+    """Seconds until it is due (`FOREMAN_DUE_AFTER` of its class)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The runner options of its lane, for the preload."""
+    digest: str | None = None
+    stream: bool = True
+    method: str = "POST"
+    gateway: str | None = None
+    targets: tuple[str, ...] = ()
+    """Names of the targets that may take it: whom to wake. Empty: all."""
+    target_only: str | None = None
+    deadline_in: float | None = None
+    """Seconds from now within which it must be finished."""
+    service: float = 5.0
+    """Expected run in seconds, for its due."""
+    caller: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    """The few request headers that go upstream (such as anthropic-version)."""
+    unload: bool = False
+    """A wish to unload the lane's model; carried in the side slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What submit answers."""
+
+    job_id: str
+    position: int
+    """1 for the next to start, counted over all lanes of its slot by due."""
+    queued: int
+    """Jobs queued in the drain, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFacts:
+    """A lane with queued jobs as the store knows it."""
+
+    lane: str
+    model: str
+    """Canonical name; what a preload names."""
+    digest: str | None
+    options: dict[str, Any]
+    head_id: str
+    head_due: float
+    head_class: Priority
+    head_enqueued_at: float
+    head_target_only: str | None
+    classes: tuple[int, int, int]
+    """Queued by class: low, normal, high."""
+    left_at: dict[str, float]
+    """Target name → when the lane was last cut there."""
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All lanes of one slot that have queued jobs, at one moment."""
+
+    now: float
+    lanes: tuple[LaneFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job that now belongs to a worker, with all it needs to run it."""
+
+    job: Job
+    request: bytes
+    headers: dict[str, str]
+    stream: bool
+    method: str
+    options: dict[str, Any]
+    canonical: str
+    digest: str | None
+    unload: bool
+    now: float
+
+
+class CancelOutcome(enum.StrEnum):
+    """What a wish to cancel met."""
+
+    CANCELLED = "cancelled"
+    """It was queued and is out of its lane now."""
+    WISHED = "wished"
+    """It runs; its worker has been told."""
+    TERMINAL = "terminal"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """A worker's right to a target: fenced by its epoch."""
+
+    target: str
+    worker: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatus:
+    """What a worker's probe says of its target: the inventory that gateways answer from (ADR-0007)."""
+
+    name: str
+    url: str
+    kind: str
+    """`ollama` or `openai`."""
+    state: str
+    """`up`, `down` or `paused`."""
+    since: float
+    """Since when it is in that state."""
+    probed_at: float
+    worker: str
+    slots: int = 1
+    places: int = 1
+    version: str | None = None
+    tags: list[dict[str, Any]] = field(default_factory=list)
+    """The target's own `/api/tags` entries (for `openai`: made from `/v1/models`, digest empty)."""
+    ps: list[dict[str, Any]] = field(default_factory=list)
+    resident: list[dict[str, Any]] = field(default_factory=list)
+    """`[{"lane", "model", "since"}]`: what it holds as far as the drain is concerned."""
+    loading: str | None = None
+    next: dict[str, Any] | None = None
+    """`{"lane", "reason"}` or None."""
+    error: str | None = None
+    """Why it is down, in one sentence."""
+    embed_fits: bool = True
+    """False once loading an embedding model was seen to push out the resident."""
+    loads: dict[str, float] = field(default_factory=dict)
+    """Lane → last measured load in seconds."""
+    swaps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPresence:
+    """A living gateway: where workers' links find it."""
+
+    id: str
+    link: str
+    """`host:port` as announced; empty where it takes no links (one process)."""
+    callers: int
+    since: float
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPresence:
+    """A living worker."""
+
+    id: str
+    since: float
+    expires: float
+    targets: tuple[str, ...]
+    """Those it owns."""
+    version: str = ""
+    unreachable: tuple[str, ...] = ()
+    """Gateways it has no link to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a gateway's inbox tells of one of its callers' jobs: someone else than its run moved it."""
+
+    job_id: str
+    state: State
+    epoch: int
+    error: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker's inbox asks of it."""
+
+    verb: str
+    """`wake` (look again), `cancel`, or `probe`."""
+    target: str | None = None
+    job_id: str | None = None
+    epoch: int = 0
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Jobs by state: the living ones now, the ended ones since the pool began."""
+
+    queued: int
+    loading: int
+    working: int
+    done: int
+    failed: int
+    cancelled: int

@@ -172,7 +172,9 @@ def table(rows: list[dict[str, object]], designs: list[str], loads: list[str]) -
             def med(key: str, mine: list[dict[str, object]] = mine) -> float:
                 return statistics.median(float(str(r[key])) for r in mine)
 
-            def ratio(key: str, mine: list[dict[str, object]] = mine) -> str:
+            def ratio(
+                key: str, mine: list[dict[str, object]] = mine, base: dict[object, dict[str, object]] = base
+            ) -> str:
                 found = [float(str(r[key])) / float(str(base[r["pass"]][key])) for r in mine if r["pass"] in base]
                 return f"{statistics.median(found):.2f}" if found else "–"
 

@@ -41,10 +41,17 @@ class Head:
 
 
 class Control(Protocol):
-    """The running job as the gateway sees it. The executor implements it."""
+    """The running job as the gateway sees it. The executor implements it.
+
+    `pause` and `resume` alternate, `pause` first and never before the first `data`; `pause` may come from within it.
+    """
 
     def cancel(self, code: Code) -> None:
-        """Stop the run: its caller has left, or its deadline has passed. Idempotent."""
+        """Stop the run: its caller has left, its deadline has passed, or the link is gone. At most once per outlet.
+
+        `caller_gone`: also when the gateway refuses the job or the connection to it ends. `interrupted`: the gateway
+        could make no sense of this run, or a later epoch of the job runs already.
+        """
 
     def pause(self) -> None:
         """Stop reading from the target: the reader is a whole window behind."""
@@ -85,22 +92,34 @@ class Sink(Protocol):
         """The run failed; no answer, or no more of it."""
 
     def lost(self) -> None:
-        """The worker is gone, or gave the job back, before the end. If no byte of the answer was passed on, the job will
-        run again and `started` will be called with a later epoch; the store says otherwise through the gateway's inbox."""
+        """The worker is gone, or gave the job back, before the end.
+
+        If no byte of the answer was passed on, the job will run again and `started` will be called with a later epoch;
+        the store says otherwise through the gateway's inbox.
+        """
 
 
 class Outlet(Protocol):
-    """The worker's end of one answer. The executor calls it; same meaning as in Sink. No call raises."""
+    """The worker's end of one answer. The executor calls it; same meaning as in Sink. No call raises.
 
-    def working(self) -> None: ...
+    After `end`, `error`, `back` or a lost link, further calls do nothing. A call out of order (`data` before `head`)
+    ends the job at both ends with `interrupted` (protocols/link.py, MOVES).
+    """
 
-    def head(self, head: Head) -> None: ...
+    def working(self) -> None:
+        """The target holds the lane and has been sent the request. Not needed before `head`."""
 
-    def data(self, unit: bytes) -> None: ...
+    def head(self, head: Head) -> None:
+        """The target answers. Once, before any `data`."""
 
-    def end(self) -> None: ...
+    def data(self, unit: bytes) -> None:
+        """One complete unit of the body, at most 16 MiB (a longer one fails the job: `upstream_error`)."""
 
-    def error(self, failure: Failure) -> None: ...
+    def end(self) -> None:
+        """The answer is complete. Only after `head`."""
+
+    def error(self, failure: Failure) -> None:
+        """The run failed, before or after its head."""
 
     def back(self) -> None:
         """The job went back into its lane; the gateway sees `lost`."""
@@ -117,10 +136,11 @@ class Channels(Protocol):
         """The outlet for a job just claimed. Tells the gateway `started`.
 
         `window` is how many bytes of DATA may be on their way before `control.pause()` is called
-        (`FOREMAN_SPOOL_BYTES`); `control.resume()` follows at half. Waits at most 1 s for a link.
+        (`FOREMAN_SPOOL_BYTES`); `control.resume()` follows at half. Waits at most 1 s for a link. Where the gateway
+        knows no such caller any more, `control.cancel(CALLER_GONE)` follows.
 
         Raises:
-            NoLinkError: that gateway cannot be reached, or knows no such caller any more.
+            NoLinkError: that gateway cannot be reached.
         """
 
 

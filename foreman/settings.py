@@ -22,6 +22,7 @@ from foreman.core import callers, targets, units
 from foreman.core.callers import NamedToken
 from foreman.core.jobs import Priority
 from foreman.core.targets import TargetSettings
+from foreman.protocols.keep_alive import parse_keep_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -98,6 +99,17 @@ def _link_address(text: str) -> str:
     return ",".join(parts)
 
 
+def _keep_alive(text: str | float) -> str:
+    """Checked by Ollama's own rule; kept as it was written, for protocols.keep_alive.parse_keep_alive."""
+    word = str(text).strip()
+    try:
+        parse_keep_alive(word)
+    except ValueError:
+        advice = "use seconds (300), a duration (15m, 1h30m), 0 to unload at once or -1 for ever"
+        raise ValueError(advice) from None
+    return word
+
+
 def _callers(value: str | tuple[NamedToken, ...]) -> tuple[NamedToken, ...]:
     return callers.parse(value) if isinstance(value, str) else value
 
@@ -133,13 +145,16 @@ PathOf = Annotated[Path, BeforeValidator(_path)]
 StoreURL = Annotated[
     str,
     BeforeValidator(
-        _matching(r"(rediss?|unix)://\S+", "use a URL such as redis://127.0.0.1:6379/0, rediss://… or unix:///path")
+        _matching(
+            r"(rediss?(\+sentinel)?|unix)://\S+",
+            "use redis://host:6379/0, rediss://…, unix:///path or redis+sentinel://…",
+        )
     ),
 ]
 Pool = Annotated[
     str, BeforeValidator(_matching(r"[A-Za-z0-9_-]{1,64}", "use 1 to 64 letters, digits, - or _, such as default"))
 ]
-KeepAlive = Annotated[int | float | str, NoDecode, BeforeValidator(units.keep_alive)]
+KeepAlive = Annotated[str, BeforeValidator(_keep_alive)]
 DueAfter = Annotated[dict[Priority, float], NoDecode, BeforeValidator(_due_after)]
 Durability = Annotated[
     Literal["everysec", "always"], BeforeValidator(_matching("everysec|always", "use everysec or always"))
@@ -186,7 +201,7 @@ class Settings(BaseSettings):
     link_key: PathOf | None = None
     link_ca: PathOf | None = None
 
-    keep_alive: KeepAlive = -1
+    keep_alive: KeepAlive = "-1"
     embed_model: str | None = None
     poll_interval: PositiveDuration = 30.0
     max_queue: Count = 10_000

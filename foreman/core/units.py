@@ -15,8 +15,6 @@ _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _BYTES: Final = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _NUMBER: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([A-Za-z]*)", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?", re.ASCII)
-_GO_SPAN: Final = re.compile(r"[+-]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+)", re.ASCII)
-_JSON_NUMBER: Final = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?", re.ASCII)
 
 LONGEST: Final = 3650 * 86400.0
 """Seconds a span may be: ten years. More is a slip of the pen, and timers overflow."""
@@ -71,24 +69,6 @@ def boolean(text: str | bool) -> bool:
     if word not in {"true", "false"}:
         raise ValueError("use true or false")
     return word == "true"
-
-
-def keep_alive(text: str | float) -> int | float | str:
-    """What Ollama gets as `keep_alive`: a JSON number of seconds, or a Go duration string (api.Duration.UnmarshalJSON).
-
-    `-1` → -1 (for ever), `300` → 300, `15m` → "15m". The string "-1" would be refused by Ollama: a unit is missing.
-
-    Raises:
-        ValueError: neither; the message is advice.
-    """
-    if not isinstance(text, str):
-        return text
-    word = text.strip()
-    if _JSON_NUMBER.fullmatch(word):
-        return float(word) if "." in word else int(word)
-    if _GO_SPAN.fullmatch(word):
-        return word
-    raise ValueError("use what Ollama takes: seconds such as 300, a duration such as 15m or 1h30m, 0, or -1 for ever")
 
 
 def address(text: str) -> tuple[str, int]:

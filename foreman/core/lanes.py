@@ -41,6 +41,7 @@ KEY_LIMIT: Final = 120
 _FINGERPRINT_LIMIT: Final = 55
 _HEAD_LIMIT: Final = KEY_LIMIT - _FINGERPRINT_LIMIT - 1
 _INT_DIGITS: Final = 12
+_NAME_LIMIT: Final = 1000  # the parts of a valid name make 600 characters at most
 _MISSING: Final = "!MISSING!"
 _GO_SPACE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 
@@ -86,6 +87,8 @@ def parse(name: str) -> ModelName:
     raw = name.strip(_GO_SPACE)
     if not raw:
         raise ModelNameError("model is required")
+    if len(raw) > _NAME_LIMIT:
+        raise ModelNameError("invalid model name")
     base, source = _cut_source(raw)
     if source and _cut_source(base)[1]:
         raise ModelNameError(f"use either :local or :cloud, not both: {go_quote(raw)}")

@@ -1,5 +1,63 @@
-"""What all tests share."""
+"""Fixtures every suite shares: one real embedded store per run, and a fresh pool of it per test."""
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.plugin_needs"]
+import itertools
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+
+import pytest
+
+from foreman.store.client import Store, connect, redis_client
+from foreman.store.embedded import EmbeddedServer
+
+_pools = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """The few settings that the store reads."""
+
+    pool: str
+    max_queue: int = 10_000
+    max_attempts: int = 3
+    job_ttl: float = 86_400.0
+
+
+@pytest.fixture(scope="session")
+def valkey():
+    """The URL of an embedded server that lives as long as this run."""
+    folder = tempfile.mkdtemp(prefix="foreman-test-")
+    server = EmbeddedServer(folder)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def pool() -> str:
+    """The name of a pool that no other test uses."""
+    return f"t{os.getpid()}-{next(_pools)}"
+
+
+@pytest.fixture
+async def store(valkey: str, pool: str):
+    """A Store on a fresh pool; all its keys are removed afterwards."""
+    made: Store = await connect(StoreSettings(pool), valkey)
+    try:
+        yield made
+    finally:
+        await made.close()
+        await remove_pool(valkey, pool)
+
+
+async def remove_pool(url: str, pool: str) -> None:
+    """Delete every key of a pool."""
+    async with redis_client(url) as client:
+        keys = [key async for key in client.scan_iter(match=f"foreman:{pool}:*", count=1000)]
+        if keys:
+            await client.delete(*keys)

@@ -6,42 +6,80 @@ reply back. I decide nothing: the scripts check state and epoch against the tabl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from foreman.core.errors import Code, Failure
+from foreman.core.jobs import RUNNING, TERMINAL, Job, Priority, Slot, State, Surface
+from foreman.store import rows
+from foreman.store.errors import FencedError
+from foreman.store.keys import ENDED, JOB, QUEUED
+from foreman.store.keys import RUNNING as RUNNING_KEY
+from foreman.store.records import CancelOutcome, Counts, Submitted
+from foreman.store.roster import LATE, Roster
 
 if TYPE_CHECKING:
-    from foreman.core.errors import Failure
-    from foreman.core.jobs import Job, Slot, State
-    from foreman.store.records import (
-        CancelOutcome,
-        Claimed,
-        Counts,
-        GatewayPresence,
-        NewJob,
-        Ownership,
-        Submitted,
-        Survey,
-        TargetStatus,
-        WorkerPresence,
-    )
+    from foreman.store.records import Claimed, NewJob, Ownership, Survey
+
+SIDE_LIMIT: Final = 10_000
+"""Queued jobs of the embedding slot and of the side slot each; FOREMAN_MAX_QUEUE does not count them."""
+RESERVED: Final = 10
+"""The last tenth of the queue takes class high only."""
+_CANCELLED: Final = frozenset({Code.CANCELLED, Code.CALLER_GONE})
+"""Wishes that end a job as `cancelled`; all others end it as `failed`."""
 
 
-class Queue:
+class Queue(Roster):
     """The queue of one pool. All methods raise `StoreUnavailableError` when the store does not answer."""
 
     async def submit(self, new: NewJob) -> Submitted:
-        """Queue a job (state `queued`, event 1, wake-up). Raises Failure(QUEUE_FULL)."""
-        raise NotImplementedError
+        """Queue a job (state `queued`, event 1, wake-up); the same id again changes nothing. Raises Failure(QUEUE_FULL)."""
+        reply = await self._script(
+            "submit",
+            new.id,
+            new.slot.value,
+            new.lane,
+            int(new.priority),
+            rows.ms(new.max_wait),
+            "" if new.deadline_in is None else rows.ms(new.deadline_in),
+            rows.ms(new.service),
+            self._room(new),
+            new.request,
+            new.gateway or "",
+            "\n".join(new.targets),
+            new.target_only or "",
+            self._lease_ms,
+            *rows.new_job_fields(new),
+        )
+        if reply[0] == b"full":
+            # Ollama's own words (server/sched.go, ErrMaxQueue)
+            message = "server busy, please try again.  maximum pending requests exceeded"
+            raise Failure(Code.QUEUE_FULL, message, retry_after=float(reply[1]))
+        return Submitted(new.id, int(reply[0]), int(reply[1]))
+
+    def _room(self, new: NewJob) -> int:
+        if new.slot is not Slot.DRAIN:
+            return SIDE_LIMIT
+        limit = self._limits.max_queue
+        return limit if new.priority is Priority.HIGH else limit - limit // RESERVED
 
     async def survey(self, slot: Slot) -> Survey:
         """All lanes of `slot` with queued jobs: advice for a choice, never a gate."""
-        raise NotImplementedError
+        return rows.survey(await self._script("survey", slot.value))
 
     async def claim(self, own: Ownership, lane: str, slot: Slot, to: State) -> Claimed | None:
-        """Take the head of `lane` (loading or working): epoch + 1. None: empty, paused, or `own` is fenced off.
+        """Take the head of `lane` (loading or working): epoch + 1. None: empty or paused.
 
-        Raises FencedError when another worker owns the target by now.
+        Raises FencedError when another worker owns the target by now, or the worker's own lease is over.
         """
-        raise NotImplementedError
+        reply = await self._moving("claim", slot.value, lane, own.target, own.worker, own.epoch, to.value, LATE)
+        if reply is None:
+            return None
+        if reply == b"fenced":
+            raise FencedError(f"worker {own.worker} does not own target {own.target} any more")
+        return rows.claimed(reply[1].decode(), int(reply[0]), reply[2], reply[3])
 
     async def transition(
         self,
@@ -58,88 +96,108 @@ class Queue:
         """Move a job; False when the state or the epoch forbids it (nothing changed).
 
         `epoch=None`: only while it is queued. `notify`: tell the job's gateway through its inbox; False where the link
-        tells it anyway.
+        tells it anyway. Into `queued` leads only `hand_back`, out of it into a run only `claim`.
         """
-        raise NotImplementedError
+        reply = await self._moving(
+            "transition",
+            job_id,
+            "" if epoch is None else epoch,
+            to.value,
+            reason,
+            _error(failure),
+            json.dumps(usage) if usage else "",
+            json.dumps(timings) if timings else "",
+            int(notify),
+        )
+        return bool(reply)
 
-    async def hand_back(self, job_id: str, epoch: int, *, reason: str, failure: Failure | None, notify: bool = True) -> State | None:
-        """A running job back to the head of its lane. With a `failure` an attempt is used up (attempt + 1, or `failed`
-        with it when none is left); without, not. The state it is in now, or None when fenced."""
-        raise NotImplementedError
+    async def hand_back(
+        self, job_id: str, epoch: int, *, reason: str, failure: Failure | None, notify: bool = True
+    ) -> State | None:
+        """A running job back to the head of its lane; the state it is in now, or None when fenced.
+
+        With a `failure` an attempt is used up (attempt + 1, or `failed` with it when none is left); without, not.
+        """
+        reply = await self._moving("hand_back", job_id, epoch, reason, _error(failure), int(notify))
+        return None if reply is None else State(reply.decode())
 
     async def cut(self, target: str, lane: str) -> None:
         """Note that `lane` was left on `target` with jobs still queued: its `left_at` is now."""
-        raise NotImplementedError
+        await self._script("cut", Slot.DRAIN.value, lane, target)
 
     async def cancel(self, job_id: str, failure: Failure) -> CancelOutcome:
-        """A wish to cancel, in any state. Queued: `cancelled` at once. Running: flag, and an order to its worker."""
-        raise NotImplementedError
+        """A wish to cancel, in any state. Queued: over at once. Running: flag, and an order to its worker.
+
+        It ends as `cancelled` for the codes `cancelled` and `caller_gone`, as `failed` with any other.
+        """
+        to = State.CANCELLED if failure.code in _CANCELLED else State.FAILED
+        reply = await self._moving("cancel", job_id, failure.code.value, to.value, _error(failure))
+        return CancelOutcome(reply.decode())
 
     async def get(self, job_id: str) -> Job | None:
-        raise NotImplementedError
+        """A job's record, or None where it is unknown or its time is over."""
+        if ":" in job_id:
+            return None
+        flat = await self._connection.command("HGETALL", self.keys.of(JOB, job_id))
+        return rows.job(job_id, rows.table(flat)) if flat else None
 
     async def position(self, job_id: str) -> int | None:
         """1 for the next to start among the queued of its slot by due; None when it isn't queued."""
-        raise NotImplementedError
-
-    async def enroll(self, worker: WorkerPresence) -> None:
-        """Begin a worker's lease (4 s); store.lease renews it from a thread of its own."""
-        raise NotImplementedError
-
-    async def retire(self, worker_id: str) -> None:
-        """End a worker's lease, and its targets, at once."""
-        raise NotImplementedError
-
-    async def own(self, target: str, worker_id: str) -> Ownership | None:
-        """Become a target's owner (epoch + 1, everything of older epochs orphaned) unless a living worker is."""
-        raise NotImplementedError
-
-    async def release(self, own: Ownership) -> None:
-        raise NotImplementedError
-
-    async def announce(self, gateway: GatewayPresence) -> None:
-        """Keep a gateway's presence for 4 s; call it each second."""
-        raise NotImplementedError
-
-    async def leave(self, gateway_id: str) -> None:
-        raise NotImplementedError
-
-    async def gateways(self) -> list[GatewayPresence]:
-        raise NotImplementedError
-
-    async def workers(self) -> list[WorkerPresence]:
-        raise NotImplementedError
-
-    async def publish(self, own: Ownership, status: TargetStatus) -> None:
-        """Publish a target's inventory; dropped when `own` is fenced."""
-        raise NotImplementedError
-
-    async def targets(self) -> list[TargetStatus]:
-        """All inventories, in order of name; those of targets without a living owner say `down`."""
-        raise NotImplementedError
-
-    async def ask_probe(self, targets: list[str]) -> None:
-        """Ask for a fresh probe, at most once a second per target."""
-        raise NotImplementedError
-
-    async def recover(self) -> list[str]:
-        """Bring back what the dead left: expired workers' jobs, running jobs without a lease, dead gateways' callers,
-        queued jobs past their deadline. Idempotent; the ids it moved."""
-        raise NotImplementedError
+        reply = await self._script("position", job_id)
+        return None if reply is None else int(reply)
 
     async def counts(self) -> Counts:
-        raise NotImplementedError
+        """Jobs by state, at one moment."""
+        return Counts(*(int(number) for number in await self._script("counts")))
 
     async def running(self) -> list[Job]:
-        raise NotImplementedError
+        """All jobs in loading or working, those claimed first coming first."""
+        ids: list[bytes] = []
+        for state in sorted(RUNNING):
+            ids += await self._connection.command("ZRANGE", self.keys.of(RUNNING_KEY, state.value), 0, -1)
+        jobs = [job for job in await self._jobs(ids) if job.state in RUNNING]
+        return sorted(jobs, key=lambda job: job.claimed_at or 0.0)
 
     async def recent(self, states: frozenset[State], limit: int) -> list[Job]:
         """The newest jobs in these states (queued by due; ended ones by their end)."""
-        raise NotImplementedError
+        last = max(0, limit - 1)
+        jobs: list[Job] = []
+        if State.QUEUED in states:
+            for slot in Slot:
+                key = self.keys.of(QUEUED, slot.value)
+                jobs += await self._jobs(await self._connection.command("ZRANGE", key, 0, last))
+            jobs.sort(key=lambda job: job.due)
+        if states & RUNNING:
+            jobs += await self.running()
+        ended: list[Job] = []
+        for state in sorted(states & TERMINAL):
+            for surface in Surface:
+                key = self.keys.of(ENDED, surface.value, state.value)
+                ended += await self._jobs(await self._connection.command("ZRANGE", key, 0, last, "REV"))
+        jobs += sorted(ended, key=lambda job: job.finished_at or 0.0, reverse=True)
+        return [job for job in jobs if job.state in states][:limit]
+
+    async def _jobs(self, ids: list[bytes]) -> list[Job]:
+        found = await asyncio.gather(*(self.get(job_id.decode()) for job_id in ids))
+        return [job for job in found if job is not None]
 
     async def ping(self) -> float:
         """Round trip in seconds."""
-        raise NotImplementedError
+        begin = time.perf_counter()
+        await self._connection.command("PING")
+        return time.perf_counter() - begin
 
     async def extra(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """What the server says of itself: `{"server", "version", "used_memory_bytes", "clients"}`, as far as it tells."""
+        text = (await self._connection.command("INFO")).decode()
+        info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        return {
+            "server": "valkey" if "valkey_version" in info else "redis",
+            "version": info.get("valkey_version") or info.get("redis_version", ""),
+            "used_memory_bytes": int(info.get("used_memory", "0")),
+            "clients": int(info.get("connected_clients", "0")),
+        }
+
+
+def _error(failure: Failure | None) -> str:
+    return "" if failure is None else json.dumps(failure.as_dict())

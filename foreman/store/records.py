@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from foreman.core.jobs import Job, Priority, Slot, State, Surface
+if TYPE_CHECKING:
+    from foreman.core.jobs import Job, Priority, Slot, State, Surface
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +204,13 @@ class Order:
     """What a worker's inbox asks of it."""
 
     verb: str
-    """`wake` (look again), `cancel`, or `probe`."""
+    """`wake` (look again), `cancel`, `probe`, or `gateways` (a new one is there: link to it)."""
     target: str | None = None
     job_id: str | None = None
     epoch: int = 0
     code: str | None = None
+    slot: str | None = None
+    """With `wake`: the slot that has something new, or None for any."""
 
 
 @dataclass(frozen=True, slots=True)

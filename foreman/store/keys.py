@@ -1,0 +1,129 @@
+"""Every key of a pool, spelled once, with its type and its life.
+
+store/queue.py asks me for names, store/scripts.py turns me into the first lines of each Lua script, and the tests ask me
+whether a key that was left behind may live. A key that isn't here must not exist.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import Final
+
+
+class Life(enum.Enum):
+    """How a key ends."""
+
+    FOREVER = "one of its kind per pool; small, never removed"
+    OWNED = "goes with its owner, in the same script that ends the owner; no TTL while the owner lives"
+    EXPIRES = "always carries a TTL"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The spelling of one kind of key. `<name>` stands for a part; the last part may hold any character."""
+
+    name: str
+    pattern: str
+    kind: str
+    """Redis type: string, hash, list, set, zset, stream."""
+    life: Life
+    holds: str
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of the parts, in order."""
+        return re.findall(r"<(\w+)>", self.pattern)
+
+    def matches(self, name: str) -> bool:
+        """Whether `name` (without the pool's prefix) is spelled this way."""
+        pieces = re.split(r"<\w+>", self.pattern)
+        middle = "[^:]+".join(map(re.escape, pieces[:-1]))
+        last = ".+" if self.pattern.endswith(">") else "[^:]+"
+        return (
+            re.fullmatch(middle + (last if len(pieces) > 1 else "") + re.escape(pieces[-1]), name, re.DOTALL)
+            is not None
+        )
+
+    def lua(self) -> str:
+        """The Lua function `k_<name>(part, …)` that spells this key; KEYS[1] is the pool's prefix."""
+        args = [f"p{number}" for number in range(len(self.parts))]
+        pieces = re.split(r"<\w+>", self.pattern)
+        spelled = [f"'{pieces[0]}'"]
+        for arg, piece in zip(args, pieces[1:], strict=True):
+            spelled += [arg, f"'{piece}'"] if piece else [arg]
+        return f"local function k_{self.name}({', '.join(args)}) return {' .. '.join(['KEYS[1]', *spelled])} end\n"
+
+
+JOB: Final = Template("job", "job:<id>", "hash", Life.OWNED, "the job's record; a TTL from its end on")
+REQUEST: Final = Template("request", "job:<id>:request", "string", Life.OWNED, "the body as it goes upstream")
+EVENTS: Final = Template(
+    "events", "job:<id>:events", "stream", Life.OWNED, "its transitions; entry <seq>-0 is event seq"
+)
+LANE: Final = Template(
+    "lane", "lane:<slot>:<lane>", "zset", Life.OWNED, "queued jobs of a lane; score due ms, ties by ULID"
+)
+FACTS: Final = Template(
+    "facts", "facts:<slot>:<lane>", "hash", Life.OWNED, "a lane's model, options, counts; a TTL while empty"
+)
+LANES: Final = Template("lanes", "lanes:<slot>", "set", Life.OWNED, "the lanes of a slot that have queued jobs")
+QUEUED: Final = Template("queued", "queued:<slot>", "zset", Life.OWNED, "all queued jobs of a slot; score due ms")
+RUNNING: Final = Template(
+    "running", "running:<state>", "zset", Life.OWNED, "jobs in loading or working; score claimed ms"
+)
+ENDED: Final = Template(
+    "ended", "ended:<surface>:<state>", "zset", Life.EXPIRES, "ended jobs; score end ms; trimmed at each end"
+)
+DEADLINES: Final = Template(
+    "deadlines", "deadlines", "zset", Life.OWNED, "living jobs with a deadline; score deadline ms"
+)
+TOTALS: Final = Template("totals", "totals", "hash", Life.FOREVER, "jobs ended since the pool began, by state")
+EPOCHS: Final = Template("epochs", "epochs", "string", Life.FOREVER, "the last target epoch given out")
+PULSE: Final = Template("pulse", "pulse", "string", Life.FOREVER, "when somebody last renewed or recovered, ms")
+WORKERS: Final = Template("workers", "workers", "zset", Life.OWNED, "worker ids; score lease until ms")
+WORKER: Final = Template("worker", "worker:<id>", "hash", Life.OWNED, "what a worker says of itself")
+WORKER_JOBS: Final = Template("worker_jobs", "worker:<id>:jobs", "set", Life.OWNED, "jobs it runs")
+WORKER_TARGETS: Final = Template("worker_targets", "worker:<id>:targets", "set", Life.OWNED, "targets it owns")
+GATEWAYS: Final = Template("gateways", "gateways", "zset", Life.OWNED, "gateway ids; score presence until ms")
+GATEWAY: Final = Template("gateway", "gateway:<id>", "hash", Life.EXPIRES, "what a gateway says of itself")
+GATEWAY_JOBS: Final = Template(
+    "gateway_jobs", "gateway:<id>:jobs", "set", Life.OWNED, "sync jobs whose callers wait there"
+)
+TARGETS: Final = Template("targets", "targets", "set", Life.EXPIRES, "names of all targets that were published")
+TARGET: Final = Template("target", "target:<name>", "hash", Life.OWNED, "its owner and the epoch of that right")
+STATUS: Final = Template("status", "status:<name>", "string", Life.EXPIRES, "a target's inventory, JSON")
+PROBE: Final = Template("probe", "probe:<name>", "string", Life.EXPIRES, "a probe was asked for within the last second")
+WAKE: Final = Template("wake", "wake:<name>", "list", Life.EXPIRES, "wake-ups for a target's owner: slots, `probe`")
+INBOX: Final = Template(
+    "inbox", "inbox:<kind>:<id>", "list", Life.EXPIRES, "orders to a worker, notices to a gateway, JSON"
+)
+
+TEMPLATES: Final = (
+    REQUEST, EVENTS, JOB, LANE, FACTS, LANES, QUEUED, RUNNING, ENDED, DEADLINES, TOTALS, EPOCHS, PULSE,
+    WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
+    TARGETS, TARGET, STATUS, PROBE, WAKE, INBOX,
+)  # fmt: skip
+"""All of them; the longer spelling before the one it begins with."""
+
+PERMANENT: Final = frozenset(template for template in TEMPLATES if template.life is Life.FOREVER)
+"""Keys that may live without a TTL although nobody owns them."""
+
+
+class Keys:
+    """The keys of one pool."""
+
+    def __init__(self, pool: str) -> None:
+        self.prefix = f"foreman:{pool}:"
+
+    def of(self, template: Template, *parts: str) -> str:
+        """The full key. One argument per part of the template."""
+        filled = iter(parts)
+        return self.prefix + re.sub(r"<\w+>", lambda _: next(filled), template.pattern)
+
+    def template(self, key: str) -> Template | None:
+        """Which template spells `key`, or None where none does or it belongs to another pool."""
+        if not key.startswith(self.prefix):
+            return None
+        name = key[len(self.prefix) :]
+        return next((template for template in TEMPLATES if template.matches(name)), None)

@@ -1,0 +1,98 @@
+-- include: message, lane
+-- A job's record, and the two ways out of a state: `finish` to an end, `back` into the lane. Nothing else writes `state`
+-- but submit, claim and transition, which call `record` too: no state without its event.
+local EVENTS = 200
+
+local function job_read(id)
+  local v = redis.call('HMGET', k_job(id), 'state', 'epoch', 'seq', 'attempt', 'surface', 'lane', 'slot', 'priority', 'due',
+    'gateway', 'worker', 'target', 'targets', 'target_only', 'lost', 'cancel_reason', 'cancel_to', 'cancel_error', 'started_at', 'deadline')
+  if not v[1] then return nil end
+  return {
+    id = id, state = v[1], epoch = tonumber(v[2]), seq = tonumber(v[3]), attempt = tonumber(v[4]), surface = v[5],
+    lane = v[6], slot = v[7], priority = v[8], due = v[9], gateway = v[10], worker = v[11], target = v[12],
+    targets = v[13], target_only = v[14], lost = tonumber(v[15] or '0'), cancel_reason = v[16], cancel_to = v[17],
+    cancel_error = v[18], started_at = v[19], deadline = tonumber(v[20] or ''),
+  }
+end
+
+-- The state and its event, in one step. more: further fields, flat.
+local function record(j, to, now, reason, more)
+  j.seq = j.seq + 1
+  redis.call('HSET', k_job(j.id), 'state', to, 'previous_state', j.state, 'seq', j.seq, unpack(more))
+  redis.call('XADD', k_events(j.id), 'MAXLEN', EVENTS, j.seq .. '-0', 'state', to, 'previous_state', j.state, 'time', now,
+    'worker', j.worker or '', 'reason', reason, 'attempt', j.attempt)
+  j.state = to
+end
+
+-- What the gateway of a waiting caller is told of the state `j` has now.
+local function tell_gateway(j)
+  if j.gateway and j.surface == 'sync' then
+    post('gateway', j.gateway, {job_id = j.id, state = j.state, epoch = j.epoch, error = j.error or ''})
+  end
+end
+
+local function leave_worker(j)
+  redis.call('ZREM', k_running(j.state), j.id)
+  if j.worker then redis.call('SREM', k_worker_jobs(j.worker), j.id) end
+end
+
+-- To done, failed or cancelled: out of every list, counted, kept for its time and not a moment longer.
+local function finish(j, to, now, reason, err, more)
+  if j.state == 'queued' then lane_take(j.id, j.slot, j.lane, j.priority) else leave_worker(j) end
+  more = more or {}
+  more[#more + 1] = 'finished_at'
+  more[#more + 1] = now
+  if err and err ~= '' then
+    more[#more + 1] = 'error'
+    more[#more + 1] = err
+    j.error = err
+  end
+  record(j, to, now, reason, more)
+  redis.call('HINCRBY', k_totals(), to, 1)
+  redis.call('ZREM', k_deadlines(), j.id)
+  if j.gateway then redis.call('SREM', k_gateway_jobs(j.gateway), j.id) end
+  local keep = ASYNC_MS
+  if j.surface == 'sync' then
+    keep = SYNC_MS
+    redis.call('DEL', k_request(j.id))
+  else
+    redis.call('PEXPIREAT', k_request(j.id), now + keep)
+  end
+  redis.call('PEXPIREAT', k_job(j.id), now + keep)
+  redis.call('PEXPIREAT', k_events(j.id), now + keep)
+  local ended = k_ended(j.surface, to)
+  redis.call('ZADD', ended, now, j.id)
+  redis.call('ZREMRANGEBYSCORE', ended, '-inf', now - keep)
+  redis.call('PEXPIRE', ended, keep)
+end
+
+-- From loading or working into the lane again, at its old due: before everything of its class that came later.
+-- used: the attempt is used up; lost: because its worker was lost. Ends the job where that was the last attempt or
+-- somebody wishes it cancelled. 1. wished away; 2. poison; 3. no attempt left; 4. queued.
+local function back(j, now, reason, err, used, lost)
+  if j.cancel_reason then
+    return finish(j, j.cancel_to, now, j.cancel_reason, j.cancel_error)
+  end
+  local attempt, losses = j.attempt, j.lost
+  if used then
+    losses = lost and j.lost + 1 or 0
+    if losses >= 3 then return finish(j, 'failed', now, 'poison', POISON) end
+    if attempt >= MAX_ATTEMPTS then return finish(j, 'failed', now, reason, err) end
+    attempt = attempt + 1
+  end
+  leave_worker(j)
+  j.epoch = j.epoch + 1
+  j.attempt = attempt
+  record(j, 'queued', now, reason, {'epoch', j.epoch, 'attempt', attempt, 'lost', losses})
+  redis.call('HDEL', k_job(j.id), 'worker', 'target', 'claimed_at')
+  lane_put(j.id, j.slot, j.lane, j.priority, j.due)
+  wake(j.targets, j.target_only, j.slot)
+end
+
+-- A wish to cancel a running job: a flag that outlives everybody, and an order to its worker (recover repeats it).
+local function wish(j, now, code, to, err)
+  if not j.cancel_reason then
+    redis.call('HSET', k_job(j.id), 'cancel_reason', code, 'cancel_to', to, 'cancel_error', err, 'cancel_sent', now)
+    post('worker', j.worker, {verb = 'cancel', job_id = j.id, epoch = j.epoch, code = code, target = j.target})
+  end
+end

@@ -1,0 +1,26 @@
+-- A queued job stands in its lane and in its slot's queue; a lane without jobs is in no list and its facts expire.
+local FACTS_MS = 3600000
+
+-- The job's hash must stand: the first job of a lane brings the lane's facts.
+local function lane_put(id, slot, lane, priority, due)
+  local facts = k_facts(slot, lane)
+  redis.call('ZADD', k_lane(slot, lane), due, id)
+  redis.call('ZADD', k_queued(slot), due, id)
+  if redis.call('SADD', k_lanes(slot), lane) == 1 then
+    local v = redis.call('HMGET', k_job(id), 'canonical', 'digest', 'options', 'target_only')
+    redis.call('HSET', facts, 'model', v[1] or '', 'digest', v[2] or '', 'options', v[3] or '', 'target_only', v[4] or '')
+    redis.call('PERSIST', facts)
+  end
+  redis.call('HINCRBY', facts, 'n' .. priority, 1)
+end
+
+local function lane_take(id, slot, lane, priority)
+  local facts = k_facts(slot, lane)
+  redis.call('ZREM', k_lane(slot, lane), id)
+  redis.call('ZREM', k_queued(slot), id)
+  redis.call('HINCRBY', facts, 'n' .. priority, -1)
+  if redis.call('EXISTS', k_lane(slot, lane)) == 0 then
+    redis.call('SREM', k_lanes(slot), lane)
+    if redis.call('HGET', facts, 'paused') ~= '1' then redis.call('PEXPIRE', facts, FACTS_MS) end
+  end
+end

@@ -1,0 +1,45 @@
+-- Queue a job: record, event 1, lane, wake-up. Sending it again changes nothing.
+-- KEYS[1] the pool's prefix
+-- ARGV    1 id  2 slot  3 lane  4 class 0..2  5 longest wait ms  6 deadline ms from now or ''  7 expected run ms
+--         8 limit of queued jobs for this class  9 request  10 gateway or ''  11 targets joined by newline, '' all
+--         12 target asked for or ''  13 lease ms  14… further fields of the record, flat
+-- returns {position, queued}, or {'full', seconds until a place may be free}
+-- include: clock, message, lane
+local id, slot, lane, priority, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[9]
+local max_wait, deadline_in, service, limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local gateway, targets, only, lease = ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13])
+local now = clock()
+local queued = redis.call('ZCARD', k_queued(slot))
+
+if redis.call('EXISTS', k_job(id)) == 1 then
+  return {(redis.call('ZRANK', k_queued(slot), id) or 0) + 1, queued}
+end
+if queued >= limit then
+  local ended = 0
+  for _, surface in ipairs({'sync', 'async'}) do
+    for _, state in ipairs({'done', 'failed', 'cancelled'}) do
+      ended = ended + redis.call('ZCOUNT', k_ended(surface, state), now - 60000, '+inf')
+    end
+  end
+  return {'full', ended == 0 and 60 or math.min(300, math.ceil((queued - limit + 1) * 60 / ended))}
+end
+
+local due, deadline = now + max_wait, nil
+if deadline_in then
+  deadline = now + deadline_in
+  due = math.min(due, math.max(now, deadline - service))
+  redis.call('ZADD', k_deadlines(), deadline, id)
+end
+redis.call('HSET', k_job(id), 'state', 'queued', 'epoch', 0, 'seq', 1, 'attempt', 1, 'created_at', now, 'due', due,
+  'slot', slot, 'lane', lane, 'priority', priority, unpack(ARGV, 14))
+if deadline then redis.call('HSET', k_job(id), 'deadline', deadline) end
+redis.call('SET', k_request(id), request)
+redis.call('XADD', k_events(id), '1-0', 'state', 'queued', 'previous_state', '', 'time', now, 'worker', '', 'reason',
+  'submitted', 'attempt', 1)
+lane_put(id, slot, lane, priority, due)
+if gateway ~= '' then
+  redis.call('ZADD', k_gateways(), 'NX', now + lease, gateway)
+  redis.call('SADD', k_gateway_jobs(gateway), id)
+end
+wake(targets, only, slot)
+return {redis.call('ZRANK', k_queued(slot), id) + 1, queued + 1}

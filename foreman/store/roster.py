@@ -1,0 +1,147 @@
+"""Who lives and who owns what: workers, gateways, targets and their inventories.
+
+Workers and gateways call me through Queue, which is a Roster; I turn values into script arguments and back. Whether a
+lease lives is decided by the scripts alone, on the store's clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from foreman.core.errors import Code, Failure
+from foreman.store import rows
+from foreman.store.errors import FencedError
+from foreman.store.keys import Keys
+from foreman.store.records import Ownership
+from foreman.store.scripts import EDGES, POISON
+
+if TYPE_CHECKING:
+    from foreman.store.records import GatewayPresence, TargetStatus, WorkerPresence
+    from foreman.store.wire import Arg, Connection
+
+LEASE: Final = 4.0
+"""Seconds a worker's lease and a gateway's presence last; both are renewed each second."""
+SYNC_TTL: Final = 600.0
+"""Seconds a sync job's record is kept after its end."""
+
+
+def error_json(code: Code, message: str) -> str:
+    """A job's error as the scripts write it."""
+    return json.dumps(Failure(code, message).as_dict())
+
+
+INTERRUPTED: Final = error_json(Code.INTERRUPTED, "The worker that ran this job was lost. Send it again.")
+CALLER_GONE: Final = error_json(Code.CALLER_GONE, "The gateway that held the caller's connection is gone.")
+LATE: Final = error_json(
+    Code.DEADLINE_EXCEEDED, "The job was not finished by its deadline. Allow more time, or send less."
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What the scripts are told of the settings."""
+
+    max_queue: int = 10_000
+    max_attempts: int = 3
+    job_ttl: float = 86_400.0
+    """Seconds an async job's record is kept after its end."""
+    lease: float = LEASE
+
+
+class Roster:
+    """The part of a pool's queue that deals with the living and the dead."""
+
+    def __init__(self, connection: Connection, pool: str, limits: Limits) -> None:
+        self._connection = connection
+        self._limits = limits
+        self.keys = Keys(pool)
+        self._lease_ms = rows.ms(limits.lease)
+        self._rules: tuple[Arg, ...] = (EDGES, limits.max_attempts, rows.ms(SYNC_TTL), rows.ms(limits.job_ttl), POISON)
+
+    async def _script(self, name: str, *args: Arg) -> Any:
+        return await self._connection.script(name, self.keys.prefix, *args)
+
+    async def _moving(self, name: str, *args: Arg) -> Any:
+        """A script that moves jobs: it gets the rules first."""
+        return await self._connection.script(name, self.keys.prefix, *self._rules, *args)
+
+    async def enroll(self, worker: WorkerPresence) -> None:
+        """Begin a worker's lease (4 s), or change what a living one says of itself.
+
+        store.lease renews it from a thread of its own. What an earlier life of the same id held goes back into its lanes.
+        """
+        said = ("version", worker.version, "unreachable", json.dumps(worker.unreachable))
+        await self._moving("enroll", worker.id, self._lease_ms, INTERRUPTED, *said)
+
+    async def renew(self, worker_id: str) -> bool:
+        """Prolong a worker's lease; False when it is over. store.lease does this from a thread of its own."""
+        return bool(await self._script("renew", worker_id, self._lease_ms))
+
+    async def retire(self, worker_id: str) -> None:
+        """End a worker's lease, and its targets, at once; jobs it still holds go back, no attempt used."""
+        await self._moving("retire", worker_id)
+
+    async def own(self, target: str, worker_id: str) -> Ownership | None:
+        """Become a target's owner (epoch + 1, everything of older epochs orphaned) unless a living worker is.
+
+        None while another living worker owns it. Raises FencedError when `worker_id` itself has no lease.
+        """
+        epoch = await self._moving("own", target, worker_id, INTERRUPTED)
+        if epoch == b"fenced":
+            raise FencedError(f"worker {worker_id} has no lease: enroll it first")
+        return Ownership(target, worker_id, int(epoch)) if epoch else None
+
+    async def release(self, own: Ownership) -> None:
+        """Give a target up and take it off the list of targets; jobs still running there go back, no attempt used."""
+        await self._moving("release", own.target, own.worker, own.epoch)
+
+    async def announce(self, gateway: GatewayPresence) -> None:
+        """Keep a gateway's presence for 4 s; call it each second."""
+        said: tuple[Arg, ...] = (
+            "link", gateway.link, "callers", gateway.callers, "since", gateway.since, "version", gateway.version,
+        )  # fmt: skip
+        await self._script("announce", gateway.id, self._lease_ms, *said)
+
+    async def leave(self, gateway_id: str) -> None:
+        """End a gateway's presence; callers it still had count as gone."""
+        await self._moving("leave", gateway_id, CALLER_GONE)
+
+    async def gateways(self) -> list[GatewayPresence]:
+        """The living ones."""
+        return [rows.gateway(entry) for entry in await self._script("gateways")]
+
+    async def workers(self) -> list[WorkerPresence]:
+        """The living ones."""
+        return [rows.worker(entry) for entry in await self._script("workers")]
+
+    async def publish(self, own: Ownership, status: TargetStatus) -> None:
+        """Publish a target's inventory; dropped when `own` is fenced."""
+        await self._script("publish", own.target, own.worker, own.epoch, rows.status_json(status))
+
+    async def targets(self) -> list[TargetStatus]:
+        """All inventories, in order of name; those of targets without a living owner say `down`."""
+        reply = await self._script("targets")
+        found = []
+        for text, owned in reply[1:]:
+            status = rows.status(text)
+            if owned != b"1" and status.state != "down":
+                why = f"no worker owns it since worker {status.worker} was lost"
+                status = dataclasses.replace(status, state="down", error=why)
+            found.append(status)
+        return sorted(found, key=lambda status: status.name)
+
+    async def ask_probe(self, targets: list[str]) -> None:
+        """Ask for a fresh probe, at most once a second per target."""
+        if targets:
+            await self._script("ask_probe", *targets)
+
+    async def recover(self) -> list[str]:
+        """Bring back what the dead left; idempotent, the ids it moved.
+
+        That is: expired workers' jobs, running jobs without a lease, dead gateways' callers, queued jobs past their
+        deadline. Workers and gateways call it each half second.
+        """
+        moved = await self._moving("recover", self._lease_ms, INTERRUPTED, CALLER_GONE, LATE)
+        return [job_id.decode() for job_id in moved]

@@ -13,6 +13,8 @@ import pytest
 from foreman.store.client import Store, connect, redis_client
 from foreman.store.embedded import EmbeddedServer
 
+pytest_plugins = ["tests.plugin_needs"]
+
 _pools = itertools.count(1)
 
 

@@ -1,0 +1,179 @@
+"""The gateway: one HTTP port for callers, its place in the store, and the loops that keep both honest.
+
+`foreman serve` starts and stops me. I put the parts of this package together, announce this gateway, take the store's
+notices and run recover; what a request means is the APIs' business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from aiohttp import web
+
+import foreman
+from foreman.core.errors import Code, Failure
+from foreman.core.ids import UlidFactory
+from foreman.store.errors import StoreUnavailableError
+from foreman.store.records import GatewayPresence
+from foreman.tasks import Tasks
+from foreman.web.call import Calls
+from foreman.web.connection import CallerConnection
+from foreman.web.intake import Intake
+from foreman.web.inventory import Inventory
+from foreman.web.middleware import Gate, tidy_headers
+from foreman.web.ollama_api import OllamaAPI
+from foreman.web.openai_api import OpenAIAPI
+from foreman.web.ops_api import OpsAPI
+from foreman.web.waiting import Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from foreman.link.local import LocalLink
+    from foreman.link.server import LinkServer
+    from foreman.settings import Settings
+    from foreman.store.client import Store
+
+log = structlog.get_logger(__name__)
+
+ANNOUNCE: Final = 1.0
+RECOVER: Final = 0.5
+KEEP_ALIVE: Final = 3600.0
+"""Seconds an idle connection of a caller is kept: longer than any proxy's."""
+_LAST_WORDS: Final = 1.0
+"""Seconds for the answers that a stop cuts short to leave."""
+
+
+class Gateway:
+    """One gateway. `start`, then `url`; `stop` once."""
+
+    def __init__(self, settings: Settings, store: Store, gateway_id: str, local: LocalLink | None = None) -> None:
+        self.settings = settings
+        self.id = gateway_id
+        self.url = ""
+        """`http://host:port` once started."""
+        self._store = store
+        self._local = local
+        self._links: LinkServer | None = None
+        self._link_address = ""
+        self._since = time.time()
+        self._tasks = Tasks("gateway")
+        self._new_id = UlidFactory(lambda: time.time_ns() // 1_000_000, secrets.randbits)
+        self.inventory = Inventory(store.queue)
+        self.waiting = Waiting(store.queue, self.inventory, self._tasks, down_wait=settings.down_wait)
+        self.calls = Calls(settings, store.queue, gateway_id, self.inventory, self.waiting, self._new_id, self._tasks)
+        self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen for callers and, where workers are apart, for their links. Raises OSError: cannot bind."""
+        if self._local is not None:
+            self._local.register(self.id, self.waiting)
+        else:
+            await self._listen_for_workers()
+        with contextlib.suppress(StoreUnavailableError):
+            await self._announce()
+        self._tasks.spawn(self._every(ANNOUNCE, self._announce), "announce")
+        self._tasks.spawn(self._every(RECOVER, self._recover), "recover")
+        self._tasks.spawn(self._notices(), "notices")
+        self._tasks.spawn(self.waiting.watch(), "watch")
+        await self._listen()
+        log.info("gateway.listening", url=self.url, gateway=self.id)
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls, let those in progress end within `grace` seconds, then leave."""
+        self.calls.leaving = True
+        log.info("gateway.leaving", callers=len(self.waiting.calls), grace=grace)
+        if not await self.waiting.empty(grace):
+            for call in list(self.waiting.calls.values()):
+                call.relay.fail(
+                    Failure(Code.SHUTTING_DOWN, "this gateway is stopping: send the request again", retry_after=1)
+                )
+            await self.waiting.empty(_LAST_WORDS)
+        if self._server is not None:
+            self._server.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._links is not None:
+            await self._links.stop()
+        if self._local is not None:
+            self._local.unregister(self.id)
+        await self._tasks.close()
+        with contextlib.suppress(StoreUnavailableError):
+            await self._store.queue.leave(self.id)
+
+    # ------------------------------------------------------------------ the ports
+
+    def _app(self) -> web.Application:
+        gate = Gate(self.settings)
+        app = web.Application(middlewares=[gate.middleware], client_max_size=0)
+        app.on_response_prepare.append(tidy_headers)
+        intake = Intake(self.settings, self.inventory)
+        OllamaAPI(self.calls, intake).add_routes(app.router)
+        OpenAIAPI(self.calls, intake).add_routes(app.router)
+        OpsAPI(self.settings, self._store.queue, self.inventory, self.calls, gate).add_routes(app.router)
+        return app
+
+    async def _listen(self) -> None:
+        kwargs: dict[str, Any] = {"auto_decompress": False, "access_log": None, "keepalive_timeout": KEEP_ALIVE}
+        self._runner = web.AppRunner(
+            self._app(), handler_cancellation=True, shutdown_timeout=_LAST_WORDS, handle_signals=False, **kwargs
+        )
+        await self._runner.setup()
+        server = self._runner.server
+        assert server is not None
+        loop = asyncio.get_running_loop()
+        # The reference is kept: uvloop forgets a server that nobody holds.
+        self._server = await loop.create_server(
+            lambda: CallerConnection(server, loop=loop, **kwargs),
+            self.settings.host or None,
+            self.settings.port,
+            backlog=1024,
+        )
+        port = self._server.sockets[0].getsockname()[1]
+        host = self.settings.host or "127.0.0.1"
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def _listen_for_workers(self) -> None:
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ the loops
+
+    async def _every(self, seconds: float, step: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                await step()
+            except StoreUnavailableError as error:
+                log.debug("store.unavailable", error=error.message)
+            await asyncio.sleep(seconds)
+
+    async def _announce(self) -> None:
+        callers = len(self.waiting.calls)
+        await self._store.queue.announce(
+            GatewayPresence(self.id, self._link_address, callers, self._since, foreman.__version__)
+        )
+
+    async def _recover(self) -> None:
+        for job_id in await self._store.queue.recover():
+            log.info("job.recovered", job_id=job_id)
+
+    async def _notices(self) -> None:
+        """Take the store's notices; after an outage ask for every call, since notices may have been missed."""
+        inbox = await self._store.inbox("gateway", self.id)
+        missed = False
+        while True:
+            try:
+                if missed:
+                    await self.waiting.resync()
+                    missed = False
+                notice = await inbox.receive()
+                if notice is not None:
+                    self.waiting.notice(notice)
+            except StoreUnavailableError:
+                missed = True
+                await asyncio.sleep(RECOVER)

@@ -1,0 +1,68 @@
+"""Reading a request's body whole, within limits of size and patience.
+
+The APIs call me before they look at anything in a body: until it is read, a caller that leaves would go unseen. I
+refuse what is too large before it is in memory and what dribbles in; I look at no byte of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import HttpVersion11, hdrs
+from aiohttp.web_protocol import RequestPayloadError
+
+from foreman.core.errors import Code, Failure
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+SILENCE: Final = 30.0
+"""Seconds a body may stay without a byte."""
+
+
+async def read_body(request: web.Request, limit: int, *, silence: float = SILENCE) -> bytes:
+    """The whole body, at most `limit` bytes.
+
+    Raises:
+        Failure: PAYLOAD_TOO_LARGE; BAD_REQUEST (408) after `silence` seconds without a byte, or for a broken body.
+    """
+    announced = request.content_length
+    if announced is not None and announced > limit:
+        raise too_large(limit)
+    await _continue(request)
+    pieces: list[bytes] = []
+    size = 0
+    content = request.content
+    try:
+        while not content.at_eof():
+            async with asyncio.timeout(silence):
+                piece = await content.readany()
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise too_large(limit)
+    except TimeoutError as error:
+        raise Failure(
+            Code.BAD_REQUEST, f"no byte of the body for {silence:g} s: send it in one go", status=408
+        ) from error
+    except RequestPayloadError as error:
+        raise Failure(Code.BAD_REQUEST, "unexpected EOF") from error
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def too_large(limit: int) -> Failure:
+    """The failure for a body above the limit; it names the setting."""
+    return Failure(
+        Code.PAYLOAD_TOO_LARGE, f"the request body is larger than {limit} bytes; FOREMAN_MAX_BODY sets the limit"
+    )
+
+
+async def expect_later(request: web.Request) -> None:
+    """The routes' answer to `Expect`: none yet. The 100 goes out when somebody reads the body, as Go's server does."""
+
+
+async def _continue(request: web.Request) -> None:
+    if request.version >= HttpVersion11 and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # an interim answer is no answer yet

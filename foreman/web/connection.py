@@ -1,0 +1,86 @@
+"""One caller's connection: aiohttp's own protocol with patience for slow headers and short words for broken requests.
+
+The app makes one of me per connection. I close a connection whose request head does not come within ten seconds, and
+answer what is no HTTP with a plain 400 and one log line; everything else is aiohttp's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from aiohttp.web_protocol import RequestHandler
+
+from foreman.web.middleware import plain
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from aiohttp import web
+    from aiohttp.web_server import Server
+
+log = structlog.get_logger(__name__)
+
+HEAD_WITHIN: Final = 10.0
+"""Seconds for a request's head, from the connection's start or the head's first byte."""
+
+
+class CallerConnection(RequestHandler):
+    """aiohttp's HTTP/1.1 server protocol for one connection."""
+
+    __slots__ = ("_head_timer", "_head_within")
+
+    def __init__(self, server: Server, *, head_within: float = HEAD_WITHIN, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._head_within = head_within
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Called by the loop."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop with what came."""
+        seen = self._request_count
+        super().data_received(data)
+        if self._request_count != seen:
+            self._disarm()
+        elif self._head_timer is None and self._waiter is not None:
+            self._arm()  # the first bytes of a head between two requests
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What aiohttp could not parse, and what a handler died of."""
+        if status < 500:
+            log.info("request.malformed", status=status, why=(message or "").partition("\n")[0][:100])
+        else:
+            log.error("request.died", path=request.path, error=repr(exc), exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is on its way already")
+        return plain(
+            status, {400: "400 Bad Request"}.get(status, f"{status} internal error: see the gateway's log"), close=True
+        )
+
+    def _arm(self) -> None:
+        self._head_timer = self._loop.call_later(self._head_within, self._too_slow)
+
+    def _disarm(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _too_slow(self) -> None:
+        self._head_timer = None
+        log.info("request.head_too_slow", seconds=self._head_within)
+        self.force_close()

@@ -1,0 +1,125 @@
+"""Which browser pages may call the gateway, answered as Ollama answers (gin-contrib/cors with its own list).
+
+The middleware asks me before anything else of a request is looked at. I turn an Origin and a Host into a verdict and
+the headers that go with it; what is not on the list gets an empty 403, plain requests too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 - names of origins, nothing is bound
+OWN_LIST: Final = (
+    *(f"{scheme}://{name}{port}" for name in LOCAL_NAMES for scheme in ("http", "https") for port in ("", ":*")),
+    "app://*",
+    "file://*",
+    "tauri://*",
+    "vscode-webview://*",
+    "vscode-file://*",
+)
+"""What Ollama allows without being asked (envconfig.AllowedOrigins)."""
+
+_ALLOWED_HEADERS: Final = (
+    "Authorization",
+    "Content-Type",
+    "User-Agent",
+    "Accept",
+    "X-Requested-With",
+    "Openai-Beta",
+    *(
+        f"X-Stainless-{name}"
+        for name in (
+            *("Arch", "Async", "Custom-Poll-Interval", "Helper-Method", "Lang", "Os", "Package-Version"),
+            *("Poll-Helper", "Retry-Count", "Runtime", "Runtime-Version", "Timeout"),
+        )
+    ),
+    "X-Api-Key",
+    "Anthropic-Version",
+    "Anthropic-Beta",
+    "Idempotency-Key",
+    "X-Foreman-Priority",
+    "X-Foreman-Deadline",
+    "X-Foreman-Target",
+    "X-Foreman-On-Disconnect",
+)
+
+PREFLIGHT: Final = (
+    ("Access-Control-Allow-Headers", ",".join(_ALLOWED_HEADERS)),
+    ("Access-Control-Allow-Methods", "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"),
+    ("Access-Control-Max-Age", "43200"),
+)
+
+EXPOSED: Final = "X-Foreman-Job-Id,X-Foreman-Error,Retry-After"
+"""Answer headers that a page's script may read."""
+
+
+class Origins:
+    """The origins one gateway lets in."""
+
+    def __init__(self, extra: Iterable[str] = ()) -> None:
+        self._patterns = tuple(pattern.strip().lower() for pattern in (*OWN_LIST, *extra) if pattern.strip())
+
+    def allows(self, origin: str, host: str | None) -> bool:
+        """Whether a page of `origin` may call us as `host`; `null` only where `*` is set."""
+        return same_origin(origin, host) or any(_matches(pattern, origin.lower()) for pattern in self._patterns)
+
+    def headers(self, origin: str, host: str | None) -> tuple[tuple[str, str], ...]:
+        """What an allowed page's answer carries; nothing for our own pages, as Ollama does."""
+        if same_origin(origin, host):
+            return ()
+        allowed = "*" if "*" in self._patterns else origin
+        vary = () if allowed == "*" else (("Vary", "Origin"),)
+        return (("Access-Control-Allow-Origin", allowed), ("Access-Control-Expose-Headers", EXPOSED), *vary)
+
+    def preflight(self, origin: str) -> tuple[tuple[str, str], ...]:
+        """What the answer to a preflight carries."""
+        allowed = "*" if "*" in self._patterns else origin
+        vary = () if allowed == "*" else ("Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers")
+        return (*PREFLIGHT, ("Access-Control-Allow-Origin", allowed), *(("Vary", name) for name in vary))
+
+    def names_host(self, host: str) -> bool:
+        """Whether one of the configured origins is a page of this very host."""
+        return any(urlsplit(pattern).hostname == host for pattern in self._patterns[len(OWN_LIST) :])
+
+
+def same_origin(origin: str, host: str | None) -> bool:
+    """Whether the page was served by us."""
+    return bool(host) and origin.lower() in {f"http://{host}".lower(), f"https://{host}".lower()}
+
+
+def host_is_local(host: str | None) -> bool:
+    """Whether a Host header names this machine or its own network, as Ollama's allowedHostsMiddleware sees it.
+
+    It keeps a foreign page from reaching a loopback listener under a name of its own (DNS rebinding).
+    """
+    name = host_name(host or "")
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        pass
+    else:
+        return address.is_loopback or address.is_private or address.is_unspecified
+    return name in {"", "localhost", socket.gethostname().lower()} or name.endswith(
+        (".localhost", ".local", ".internal")
+    )
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header, without its port, in lower case."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if host.count(":") == 1 else host
+
+
+def _matches(pattern: str, origin: str) -> bool:
+    head, star, tail = pattern.partition("*")
+    if not star:
+        return pattern == origin
+    return len(origin) >= len(head) + len(tail) and origin.startswith(head) and origin.endswith(tail)

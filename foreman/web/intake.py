@@ -1,0 +1,165 @@
+"""From a request to an order: read the body, peek into it, find who has the model, decide slot and lane.
+
+The APIs call me with the path a request came by. I refuse what Ollama would refuse and models that nobody has, in the
+words of that path; I submit nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from foreman.core import lanes
+from foreman.core.errors import Code, Failure
+from foreman.core.jobs import Slot
+from foreman.protocols.ollama import peek
+from foreman.web import dialect
+from foreman.web.auth import Role
+from foreman.web.body import read_body
+from foreman.web.call import Order, wants_events
+from foreman.web.middleware import CALLER
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from foreman.protocols.ollama import Peek
+    from foreman.settings import Settings
+    from foreman.store.records import TargetStatus
+    from foreman.web.inventory import Found, Inventory
+
+EMBEDDINGS: Final = frozenset({"/api/embed", "/api/embeddings", "/v1/embeddings"})
+_OLLAMA_ONLY: Final = frozenset({"/api/embed", "/api/embeddings", "/api/show"})
+"""Paths that an `openai` target has no answer to."""
+_WRAPPED: Final = frozenset({"/api/chat", "/api/generate"})
+_PASSED: Final = ("anthropic-version", "anthropic-beta")
+"""The only request headers that go upstream."""
+NO_LANE: Final = "none"
+"""The lane of a side job that names no model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Reads requests for one gateway."""
+
+    settings: Settings
+    inventory: Inventory
+
+    async def inference(self, request: web.Request) -> Order:
+        """The order of an inference call, an embedding or a `show`.
+
+        Raises:
+            Failure: the body, the model or a header will not do; the store does not answer.
+        """
+        path = request.path
+        body = await read_body(request, self.settings.max_body)
+        await self.inventory.fresh()
+        seen = peek(path, body, self.inventory.foreign)
+        found = await self._find(path, seen.model)
+        only = self._picked(request)
+        targets = () if found is None else tuple(target.name for target in found.targets)
+        if only is not None and targets and only.name not in targets:
+            raise Failure(Code.MODEL_NOT_FOUND, f"{_missing(path, seen.model)} on target {only.name!r}")
+        digest = None if found is None else found.digest
+        return Order(
+            dialect=dialect.of_path(path),
+            endpoint=path,
+            body=body,
+            model=seen.model,
+            canonical=lanes.canonical(seen.model),
+            lane=lanes.lane_key(seen.model, digest, seen.options),
+            slot=_slot(path, seen),
+            stream=seen.stream,
+            targets=targets,
+            target_only=only.name if only else self._holder(found) if seen.is_unload else None,
+            digest=digest,
+            options=seen.options,
+            unload=seen.is_unload,
+            headers={name: value for name in _PASSED if (value := request.headers.get(name)) is not None},
+            wrap=seen.stream and path in _WRAPPED and wants_events(request),
+        )
+
+    async def management(self, request: web.Request) -> Order:
+        """The order of a call that changes a target's models. Raises Failure where that is not allowed."""
+        if request[CALLER].role is not Role.OPERATOR:
+            raise Failure(Code.FORBIDDEN, "model management wants the operator's token (FOREMAN_TOKEN)")
+        if not self.settings.model_management:
+            raise Failure(
+                Code.FORBIDDEN,
+                "model management is off here: set FOREMAN_MODEL_MANAGEMENT=true, or ask the target itself",
+            )
+        await self.inventory.fresh()
+        target = self._picked(request) or self._only_target()
+        body = await read_body(request, self.settings.max_body)
+        seen = peek(request.path, body)
+        return Order(
+            dialect=dialect.OLLAMA,
+            endpoint=request.path,
+            body=body,
+            model=seen.model,
+            canonical=lanes.canonical(seen.model),
+            lane=lanes.lane_key(seen.model, None, {}) or NO_LANE,
+            slot=Slot.SIDE,
+            stream=seen.stream,
+            target_only=None if target is None else target.name,
+            targets=() if target is None else (target.name,),
+        )
+
+    def addresses(self) -> str:
+        """The Ollama targets' own addresses, for what must go there directly."""
+        published = [target.url for target in self.inventory.targets if target.kind == "ollama"]
+        return " or ".join(published or [target.url for target in self.settings.target_list])
+
+    async def _find(self, path: str, model: str) -> Found | None:
+        """Who has the model; None where nobody can be asked, or it runs in Ollama's cloud."""
+        found = await self.inventory.find(model)
+        if found is not None and path in _OLLAMA_ONLY:
+            found = found.on_ollama()
+        if found is None and self.inventory.reachable() and not lanes.is_cloud(model):
+            raise Failure(Code.MODEL_NOT_FOUND, _missing(path, model))
+        return found
+
+    def _picked(self, request: web.Request) -> TargetStatus | None:
+        """The target of an X-Foreman-Target header."""
+        name = request.headers.get("X-Foreman-Target")
+        if name is None:
+            return None
+        target = self.inventory.named(name)
+        if target is None:
+            raise Failure(Code.BAD_REQUEST, f"X-Foreman-Target is {name[:64]!r}: use one of {self._names()}")
+        return target
+
+    def _only_target(self) -> TargetStatus | None:
+        """The one target that management can mean; None while none is known."""
+        able = [target for target in self.inventory.targets if target.kind == "ollama"]
+        if len(able) > 1:
+            raise Failure(Code.BAD_REQUEST, f"there are several targets: name one by X-Foreman-Target: {self._names()}")
+        if not able and self.inventory.targets:
+            raise Failure(Code.BAD_REQUEST, "no target here manages models: they are of kind openai")
+        return able[0] if able else None
+
+    def _names(self) -> str:
+        return ", ".join(target.name for target in self.inventory.targets) or "(no target is known yet)"
+
+    @staticmethod
+    def _holder(found: Found | None) -> str | None:
+        """The target that holds a model loaded: where a wish to unload it belongs."""
+        for target in found.targets if found else ():
+            for entry in target.ps:
+                if entry.get("digest") == found.digest or lanes.canonical(str(entry.get("name"))) == found.canonical:  # type: ignore[union-attr]  # the loop runs only where there is one
+                    return target.name
+        return None
+
+
+def _slot(path: str, seen: Peek) -> Slot:
+    if path in EMBEDDINGS:
+        return Slot.EMBED
+    if path == "/api/show" or seen.is_unload or lanes.is_cloud(seen.model):
+        return Slot.SIDE
+    return Slot.DRAIN
+
+
+def _missing(path: str, model: str) -> str:
+    """Ollama's words for a model it does not have."""
+    if path in EMBEDDINGS:
+        return f"model {lanes.go_quote(model)} not found, try pulling it first"
+    return f"model '{model}' not found"

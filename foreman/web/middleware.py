@@ -1,0 +1,181 @@
+"""What every request passes before an API sees it: host, origin, token, path; and what every failure looks like.
+
+aiohttp calls me around each handler. I turn failures into the words of the path's dialect, unknown paths and methods into
+Ollama's, and refuse hosts, origins and callers that are not let in. I read no body and know no job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from aiohttp import HttpVersion11, hdrs, web
+
+from foreman.core.errors import Code, Failure
+from foreman.web import auth
+from foreman.web.cors import Origins, host_is_local, host_name, same_origin
+from foreman.web.dialect import of_path
+from foreman.web.response import Sent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from foreman.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CALLER: Final = web.RequestKey("caller", auth.Caller)
+"""Who sent the request; set before any handler runs."""
+CORS_HEADERS: Final = web.RequestKey("cors_headers", tuple)
+"""What an answer to a page of another origin must carry; answers written past aiohttp add it themselves."""
+
+_PLAIN: Final = "text/plain"
+_READER_PATHS: Final = ("/ops", "/metrics", "/ui", "/jobs")
+_SLASHES: Final = re.compile(r"/{2,}")
+
+
+class Gate:
+    """The checks of one gateway."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._origins = Origins(settings.origins)
+        self._keeper = auth.Gatekeeper(settings)
+        self._guard_host = settings.loopback and not settings.guarded
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let a request in, or answer it."""
+        origin = request.headers.get(hdrs.ORIGIN)
+        host = request.headers.get(hdrs.HOST)
+        if host is None and request.version >= HttpVersion11:
+            return plain(400, "400 Bad Request: missing required Host header", close=True)
+        if self._guard_host and not (host_is_local(host) or self._origins.names_host(host_name(host or ""))):
+            return empty(403)
+        if origin is not None and not self._origins.allows(origin, host):
+            return empty(403)
+        if origin is not None and request.method == "OPTIONS" and not same_origin(origin, host):
+            return self._preflight(request, origin)
+        request[CORS_HEADERS] = () if origin is None else self._origins.headers(origin, host)
+        response = await self._answer(request, handler)
+        if not isinstance(response, Sent):
+            _add(response, request[CORS_HEADERS])
+        return response
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            request[CALLER] = self._admit(request)
+            return await handler(request)
+        except Failure as failure:
+            return refusal(request, failure)
+        except web.HTTPMethodNotAllowed as error:
+            return moved(request) or plain(405, "405 method not allowed", headers={"Allow": allow(error)})
+        except web.HTTPNotFound:
+            return moved(request) or plain(404, "404 page not found")
+
+    def _admit(self, request: web.Request) -> auth.Caller:
+        shown = auth.bearer(request.headers.get(hdrs.AUTHORIZATION))
+        if shown is None and request.path.startswith("/v1/"):
+            shown = request.headers.get("X-Api-Key")  # how Anthropic's clients show theirs
+        if shown is None and request.path.startswith(("/ui", "/ops")):
+            shown = auth.from_cookie(request.cookies.get(auth.COOKIE))
+        caller = self._keeper.who(shown)
+        if caller is None and (_is_open(request)):
+            return auth.Caller(auth.Role.READER)
+        if caller is None:
+            raise Failure(
+                Code.UNAUTHORIZED,
+                "this gateway wants a token: send `Authorization: Bearer <token>` (FOREMAN_TOKEN)"
+                if shown is None
+                else "this token is not known here",
+            )
+        if caller.role is auth.Role.READER and not _is_open(request) and not _may_read(request):
+            raise Failure(Code.FORBIDDEN, "this token may only look: /ops, /metrics, /ui and GET /jobs")
+        return caller
+
+    def _preflight(self, request: web.Request, origin: str) -> web.Response:
+        response = web.Response(status=204)
+        _add(response, self._origins.preflight(origin))
+        refused = request.match_info.http_exception
+        if isinstance(refused, web.HTTPMethodNotAllowed):
+            response.headers["Allow"] = allow(refused)
+        return response
+
+
+def refusal(request: web.Request, failure: Failure) -> web.Response:
+    """A failure as an answer in the words of the path's dialect."""
+    dialect = of_path(request.path)
+    if failure.code in {Code.UNAUTHORIZED, Code.FORBIDDEN, Code.PAYLOAD_TOO_LARGE}:
+        log.info("request.refused", code=failure.code, path=request.path)
+    response = web.Response(status=failure.status, body=dialect.error_body(failure))
+    response.headers[hdrs.CONTENT_TYPE] = dialect.error_type
+    _add(response, dialect.failure_headers(failure))
+    if not request.content.is_eof():
+        response.force_close()  # the rest of the body is not worth reading
+    return response
+
+
+def plain(status: int, text: str, *, headers: dict[str, str] | None = None, close: bool = False) -> web.Response:
+    """A short text, its Content-Type without a charset as gin writes it."""
+    response = web.Response(status=status, body=text.encode(), headers=headers)
+    response.headers[hdrs.CONTENT_TYPE] = _PLAIN
+    if close:
+        response.force_close()
+    return response
+
+
+def allow(error: web.HTTPMethodNotAllowed) -> str:
+    """The Allow header, in gin's order."""
+    return ", ".join(sorted(error.allowed_methods, key=lambda method: (method != "HEAD", method)))
+
+
+def empty(status: int) -> web.Response:
+    """No body and no Content-Type."""
+    return web.Response(status=status, headers={hdrs.CONTENT_LENGTH: "0"})
+
+
+def moved(request: web.Request) -> web.Response | None:
+    """A redirect to the path as it is served: without a trailing or doubled slash. None where that isn't served."""
+    path = _SLASHES.sub("/", request.rel_url.raw_path)
+    doubled = path != request.rel_url.raw_path
+    path = path if path == "/" else path.rstrip("/")
+    if path == request.rel_url.raw_path or not path or not _is_served(request, path):
+        return None
+    query = request.rel_url.raw_query_string
+    where = f"{path}?{query}" if query else path
+    status = 301 if request.method == "GET" and not doubled else 307
+    if request.method not in {"GET", "HEAD"}:
+        return web.Response(status=status, headers={hdrs.LOCATION: where, hdrs.CONTENT_LENGTH: "0"})
+    words = {301: "Moved Permanently", 307: "Temporary Redirect"}[status]
+    href = where.replace("&", "&amp;").replace('"', "&#34;").replace("<", "&lt;").replace(">", "&gt;")
+    return web.Response(
+        status=status,
+        text=f'<a href="{href}">{words}</a>.\n\n',
+        content_type="text/html",
+        headers={hdrs.LOCATION: where},
+    )
+
+
+async def tidy_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:  # noqa: ARG001 - a signal's shape
+    """Take off aiohttp's Server header: it says more than a stranger needs to know."""
+    response.headers.popall(hdrs.SERVER, None)
+
+
+def _is_open(request: web.Request) -> bool:
+    return request.path in auth.OPEN_PATHS or (request.path == "/" and request.method in {"GET", "HEAD"})
+
+
+def _may_read(request: web.Request) -> bool:
+    return request.method in {"GET", "HEAD"} and request.path.startswith(_READER_PATHS)
+
+
+def _is_served(request: web.Request, path: str) -> bool:
+    return any(resource.get_info().get("path") == path for resource in request.app.router.resources())
+
+
+def _add(response: web.StreamResponse, headers: Iterable[tuple[str, str]]) -> None:
+    for name, value in headers:
+        response.headers.add(name, value)

@@ -1,0 +1,353 @@
+"""One call's answer: what a worker says in, what the caller gets out, and everything a caller sees while it waits.
+
+A channel calls me as its `Sink`; web/call.py tells me when the call fails or its caller leaves. I decide when the head
+goes out, what a heartbeat is, and how a failure is said at each point; web/response.py writes it. I hold no queue and
+no task: every method is a plain call on the loop, and `event` wakes the handler that owns me when it has something to do.
+
+    WAITING ──head_after──▶ COMMITTED ──first unit──▶ STREAMING ──end or failure──▶ ENDED
+       └───────────────────────first unit──────────────────▲
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from foreman.core.errors import Code, Failure
+from foreman.link.channel import Framing
+
+if TYPE_CHECKING:
+    from foreman.link.channel import Feedback, Head, Headers
+    from foreman.web.dialect import Dialect
+    from foreman.web.response import Outgoing
+
+HOLD: Final = 1024 * 1024
+"""Bytes of an answer that is no stream which are held so that a cut answer keeps a true status."""
+
+STREAM_HEADERS: Final = (("X-Accel-Buffering", "no"), ("Cache-Control", "no-cache"))
+
+_OURS: Final = frozenset(
+    {"cache-control", "x-accel-buffering", "content-length", "transfer-encoding", "connection", "date", "server"}
+)
+_PRIVATE: Final = (
+    "access-control-",
+    "x-foreman-",
+    "set-cookie",
+    "strict-transport-",
+    "alt-svc",
+    "keep-alive",
+    "proxy-",
+)
+_LAST_LINES: Final = (b'"done":true', b'"status":"success"', b'{"error":')
+
+
+class Phase(enum.IntEnum):
+    """How far the answer has come on the caller's side."""
+
+    WAITING = 0
+    """Nothing is sent: every status is still possible."""
+    COMMITTED = 1
+    """A 200 and perhaps heartbeats are sent, no byte of an answer: another run may still give it."""
+    STREAMING = 2
+    """Bytes of one run's answer are sent: only that run may go on."""
+    ENDED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How one caller wants to be answered."""
+
+    dialect: Dialect
+    stream: bool
+    """It asked for a stream."""
+    wrap: bool = False
+    """Its native lines are to be wrapped into SSE events (`Accept: text/event-stream`)."""
+    head_after: float | None = None
+    """Seconds of waiting after which a 200 goes out; None: never."""
+    heartbeat: float = 15.0
+    """Seconds without a byte after which a committed answer gets a heartbeat."""
+
+    @property
+    def events(self) -> bool:
+        """The caller reads SSE."""
+        return self.stream and (self.wrap or self.dialect.stream_framing is Framing.SSE)
+
+    @property
+    def content_type(self) -> str:
+        """What a head that goes out before the target's own must say."""
+        if not self.stream:
+            return self.dialect.json_type
+        return "text/event-stream" if self.events else self.dialect.stream_type
+
+
+class Relay:
+    """The `Sink` of one call. No method raises; all run on the loop that made it."""
+
+    def __init__(self, wire: Outgoing, manner: Manner, job_id: str) -> None:
+        self._wire = wire
+        self._manner = manner
+        self._loop = asyncio.get_running_loop()
+        self._identity = (("X-Foreman-Job-Id", job_id),)
+        self.job_id = job_id
+        self.phase = Phase.WAITING
+        self.epoch = 0
+        self.feedback: Feedback | None = None
+        """The run in progress; None while queued."""
+        self.busy = False
+        """The target has the request."""
+        self.since = self._loop.time()
+        """When the job's state last changed, by the loop's clock."""
+        self.failure: Failure | None = None
+        """What the call ended with, where it failed."""
+        self.wants_words = False
+        """A heartbeat is due whose words (position, eta) the handler must find; `say` sends them."""
+        self.event = asyncio.Event()
+        self._head: Head | None = None
+        self._held: list[bytes] | None = None
+        self._held_size = 0
+        self._last = b""
+        self._timer: asyncio.TimerHandle | None = None
+        if manner.head_after is not None:
+            self._timer = self._loop.call_later(manner.head_after, self._tick)
+
+    # ------------------------------------------------------------------ what the worker says
+
+    def started(self, epoch: int, feedback: Feedback) -> None:
+        """A worker has claimed the job; it may have to load its lane first."""
+        if self.phase is Phase.ENDED:
+            feedback.cancel(Code.CALLER_GONE)
+        elif epoch >= self.epoch:
+            self.lost()  # of whom nobody told us
+            if self.failure is None:
+                self.epoch, self.feedback, self.busy, self.since = epoch, feedback, False, self._loop.time()
+
+    def working(self) -> None:
+        """The target has been sent the request."""
+        self.busy, self.since = True, self._loop.time()
+
+    def head(self, head: Head) -> None:
+        """The target answers; nothing goes out before the first unit, so that a reset before it can be run again."""
+        self._head = head
+        self._held = [] if head.status >= 400 or head.framing is Framing.RAW else None
+        self._held_size = 0
+
+    def data(self, unit: bytes) -> None:
+        """One unit of the answer, on its way at the end of this turn of the loop."""
+        if self.phase is Phase.ENDED:
+            return
+        if self._held is not None:
+            self._hold(unit)
+            return
+        if self.phase is not Phase.STREAMING:
+            self._begin(None)
+        self._last = unit
+        self._wire.chunk(self._wrapped(unit) if self._manner.wrap else unit, len(unit))
+
+    def end(self) -> None:
+        """The answer is complete."""
+        if self.phase is Phase.ENDED:
+            return
+        if self._held is not None:
+            self._end_held(b"".join(self._held))
+        elif self.phase is not Phase.STREAMING:
+            self.fail(Failure(Code.UPSTREAM_TRUNCATED, "the target's stream ended before its first line"))
+        else:
+            if self._manner.wrap and not self._last.startswith(b'{"error":'):
+                self._wire.chunk(b"data: [DONE]\n\n")
+            self._close()
+
+    def error(self, failure: Failure) -> None:
+        """The run failed for good."""
+        self.fail(failure)
+
+    def lost(self) -> None:
+        """The worker is gone. Where no byte of its answer was sent, another run may give one."""
+        self.feedback, self._head, self._held = None, None, None
+        self.busy, self.since = False, self._loop.time()
+        if self.phase is Phase.STREAMING:
+            self.fail(
+                Failure(Code.INTERRUPTED, "the worker was lost in the middle of the answer: send the request again")
+            )
+
+    # ------------------------------------------------------------------ what the gateway says
+
+    def fail(self, failure: Failure) -> None:
+        """End the call with a failure, said as well as it still can be: status, line, event, or a cut connection."""
+        if self.phase is Phase.ENDED:
+            return
+        self.failure = failure
+        if self.phase is Phase.WAITING:
+            self._refuse(failure)
+        elif not self._can_say():
+            self._wire.abort()
+            self._ended()
+        else:
+            self._wire.chunk(self._boundary() + self._manner.dialect.stream_error(failure, self._events_out()))
+            self._close()
+
+    def leave(self) -> Feedback | None:
+        """The caller is gone: send nothing more. The run to cancel, or None where none is in progress."""
+        feedback = self.feedback if self.phase is not Phase.ENDED else None
+        if self.phase is not Phase.ENDED:
+            self.failure = Failure(Code.CALLER_GONE, "the caller closed its connection")
+            self._ended()
+        return feedback
+
+    def say(self, words: str) -> None:
+        """The SSE heartbeat that was asked for by `wants_words`."""
+        self.wants_words = False
+        if self._may_beat() and self._events_out():
+            self._wire.chunk(f": {words}\n".encode())
+
+    def taken(self, size: int) -> None:
+        """The caller's transport has taken this many bytes of the answer."""
+        if self.feedback is not None:
+            self.feedback.credit(size)
+
+    def close(self) -> None:
+        """The handler is done with me: no timer outlives it."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # ------------------------------------------------------------------ waiting
+
+    def _tick(self) -> None:
+        """The timer: first the early head, then a heartbeat for each interval without a byte."""
+        pause = self._manner.heartbeat
+        if self.phase is Phase.WAITING:
+            self._commit_early()
+        elif (quiet := self._loop.time() - self._wire.idle_since) < pause - 0.001:
+            pause -= quiet
+        elif self._may_beat():
+            if self._events_out():
+                self.wants_words = True
+                self.event.set()
+            else:
+                self._wire.chunk(b" ")
+        if self.phase is not Phase.ENDED:
+            self._timer = self._loop.call_later(pause, self._tick)
+
+    def _may_beat(self) -> bool:
+        """Only at the end of a line or event, never after the last one, and not into a full pipe."""
+        if self.phase in {Phase.WAITING, Phase.ENDED} or self._wire.backlog:
+            return False
+        if self.phase is Phase.COMMITTED:
+            return True
+        if not self._can_say():
+            return False
+        if self._events_out():
+            return self._manner.wrap or self._last.endswith(b"\n\n")
+        return self._last.endswith(b"\n") and not any(mark in self._last for mark in _LAST_LINES)
+
+    def _commit_early(self) -> None:
+        headers = (("Content-Type", self._manner.content_type), *(STREAM_HEADERS if self._manner.stream else ()))
+        self._wire.commit(200, (*headers, *self._identity), None)
+        self.phase = Phase.COMMITTED
+
+    # ------------------------------------------------------------------ answering
+
+    def _begin(self, length: int | None) -> None:
+        """The head as the target gave it, unless an early one is out; from here on only this run may answer."""
+        assert self._head is not None
+        if self.phase is Phase.WAITING:
+            headers: Headers = tuple(pair for pair in self._head.headers if _passes(pair[0]))
+            if self._head.status >= 400:
+                headers = (*headers, ("X-Foreman-Error", Code.UPSTREAM_ERROR))
+            elif self._manner.wrap:
+                headers = (
+                    ("Content-Type", "text/event-stream"),
+                    *(p for p in headers if p[0].lower() != "content-type"),
+                )
+            if self._can_say():
+                headers = (*headers, *STREAM_HEADERS)
+            self._wire.commit(self._head.status, (*headers, *self._identity), length)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(self._manner.heartbeat, self._tick)
+        self.phase = Phase.STREAMING
+
+    def _hold(self, unit: bytes) -> None:
+        """Keep a piece of an answer that is no stream; too much of it goes through as it comes."""
+        assert self._held is not None
+        assert self._head is not None
+        self._held.append(unit)
+        self._held_size += len(unit)
+        if self.feedback is not None:
+            self.feedback.credit(len(unit))
+        if self._held_size > HOLD:
+            pieces, self._held = self._held, None
+            if self.phase is Phase.COMMITTED and self._head.status >= 400:
+                self.fail(self._manner.dialect.upstream_failure(self._head.status, b"".join(pieces)[:HOLD]))
+                return
+            if self._manner.wrap or (self.phase is Phase.COMMITTED and self._events_out()):
+                self.fail(
+                    Failure(Code.UPSTREAM_ERROR, "the target answered a stream with more than 1 MiB that is no stream")
+                )
+                return
+            self._begin(None)
+            for piece in pieces:
+                self._wire.chunk(piece)
+
+    def _end_held(self, body: bytes) -> None:
+        """An answer that came whole: JSON, an error, an empty body."""
+        assert self._head is not None
+        status = self._head.status
+        if status >= 400 and self.phase is Phase.COMMITTED:
+            self.fail(self._manner.dialect.upstream_failure(status, body))
+            return
+        if status >= 400:
+            self.failure = Failure(Code.UPSTREAM_ERROR, f"the target answered {status}", status=status)
+        elif self._manner.wrap:
+            body = self._wrapped(body) + b"data: [DONE]\n\n"
+        elif self.phase is Phase.COMMITTED and self._manner.events:
+            body = self._wrapped(body)
+        self._begin(len(body))
+        self._wire.chunk(body)
+        self._close()
+
+    def _refuse(self, failure: Failure) -> None:
+        """A failure before anything was sent: its true status, in the words of the caller's dialect."""
+        body = self._manner.dialect.error_body(failure)
+        headers = [("Content-Type", self._manner.dialect.error_type), *self._manner.dialect.failure_headers(failure)]
+        self._wire.commit(failure.status, (*headers, *self._identity), len(body))
+        self._wire.chunk(body)
+        self._close()
+
+    def _can_say(self) -> bool:
+        """A failure can be told in band: the caller reads lines or events."""
+        if self.phase is Phase.COMMITTED or self._head is None:
+            return self._manner.stream
+        return self._head.framing is not Framing.RAW or (self._manner.wrap and self._head.status < 400)
+
+    def _events_out(self) -> bool:
+        """What goes out is SSE."""
+        if self.phase is Phase.COMMITTED or self._manner.wrap or self._head is None:
+            return self._manner.events
+        return self._head.framing is Framing.SSE
+
+    def _boundary(self) -> bytes:
+        """What completes a cut line or event, so that the error after it can be read."""
+        end = b"\n\n" if self._events_out() else b"\n"
+        return b"" if self._manner.wrap or not self._last or self._last.endswith(end) else end
+
+    @staticmethod
+    def _wrapped(line: bytes) -> bytes:
+        return b"data: " + line.strip(b"\r\n") + b"\n\n"
+
+    def _close(self) -> None:
+        self._wire.finish()
+        self._ended()
+
+    def _ended(self) -> None:
+        self.phase = Phase.ENDED
+        if self._timer is not None:
+            self._timer.cancel()
+        self.event.set()
+
+
+def _passes(name: str) -> bool:
+    """Whether a header of the target goes to the caller: not those the gateway answers for."""
+    name = name.lower()
+    return name not in _OURS and not name.startswith(_PRIVATE)

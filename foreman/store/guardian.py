@@ -13,6 +13,8 @@ import sys
 import threading
 
 PR_SET_PDEATHSIG = 1
+STOP_TIMEOUT = 8.0
+"""Seconds the server may take to write its file and leave."""
 
 
 def become(parent: int, command: list[str]) -> None:
@@ -32,6 +34,10 @@ def watch(command: list[str], lock: int) -> None:
         while os.read(0, 1024):
             pass
         server.terminate()
+        try:
+            server.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
     threading.Thread(target=until_closed, daemon=True).start()
     sys.exit(server.wait())

@@ -151,6 +151,8 @@ class TargetStatus:
     ps: list[dict[str, Any]] = field(default_factory=list)
     resident: list[dict[str, Any]] = field(default_factory=list)
     """`[{"lane", "model", "since"}]`: what it holds as far as the drain is concerned."""
+    running: list[dict[str, Any]] = field(default_factory=list)
+    """`[{"job_id", "lane", "state", "since", "tokens", "tokens_per_second"}]`, as fresh as the last publication."""
     loading: str | None = None
     next: dict[str, Any] | None = None
     """`{"lane", "reason"}` or None."""

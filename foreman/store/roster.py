@@ -127,7 +127,7 @@ class Roster:
         for text, owned in reply[1:]:
             status = rows.status(text)
             if owned != b"1" and status.state != "down":
-                why = f"no worker owns it since worker {status.worker} was lost"
+                why = f"no worker looks after it (the last one was {status.worker})"
                 status = dataclasses.replace(status, state="down", error=why)
             found.append(status)
         return sorted(found, key=lambda status: status.name)
@@ -136,6 +136,14 @@ class Roster:
         """Ask for a fresh probe, at most once a second per target."""
         if targets:
             await self._script("ask_probe", *targets)
+
+    async def alone(self) -> list[str]:
+        """Bury every worker and gateway at once; the ids of the jobs it moved.
+
+        Only for the process that has just started the embedded store, where whoever is registered is dead.
+        """
+        moved = await self._moving("alone", INTERRUPTED, CALLER_GONE)
+        return [job_id.decode() for job_id in moved]
 
     async def recover(self) -> list[str]:
         """Bring back what the dead left; idempotent, the ids it moved.

@@ -33,9 +33,12 @@ DIAL_TIMEOUT: Final = 3.0
 BACKOFF: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between attempts to dial; the last one for ever."""
 _AWAY: Final = re.compile(
-    r"\b(LOADING|READONLY|MASTERDOWN|BUSY|OOM|MISCONF|NOREPLICAS|CLUSTERDOWN|NOAUTH|WRONGPASS|NOPERM)\b"
+    r"\b(LOADING|READONLY|MASTERDOWN|BUSY|OOM|MISCONF|NOREPLICAS|CLUSTERDOWN|UNBLOCKED|NOAUTH|WRONGPASS|NOPERM)\b"
 )
 """Error replies that say that the server, not the command, is not fit for now."""
+
+_DEMOTED: Final = re.compile(r"\b(READONLY|UNBLOCKED|MASTERDOWN)\b")
+"""Replies of a primary that is none any more."""
 
 
 class Connection(Protocol):
@@ -65,6 +68,7 @@ class Wire:
         *,
         timeout: float = 5.0,
         patience: float = 0.5,
+        preload: bool = True,
     ) -> None:
         """Nothing is dialled before `open`.
 
@@ -73,11 +77,13 @@ class Wire:
             locate: Host and port of the primary, asked before each dial over TCP (Sentinel may have moved it).
             timeout: Seconds after which an unanswered command takes the connection for dead.
             patience: Seconds a command waits for a lost connection to come back before it fails.
+            preload: Send all scripts at each dial, so that none is sent in a job's way.
         """
         self._url = url
         self._locate = locate
         self._timeout = timeout
         self._patience = patience
+        self._preload = preload
         self._pipe: _Pipe | None = None
         self._ready = asyncio.Event()
         self._tasks = Tasks("store.wire")
@@ -150,6 +156,8 @@ class Wire:
             except BaseException:
                 pipe.abort("not greeted")
                 raise
+        if not pipe.alive:  # lost again before we got here: nobody would tell us a second time
+            raise StoreUnavailableError("connection closed by the server at once")
         return pipe
 
     async def _greet(self, pipe: _Pipe) -> None:
@@ -159,8 +167,8 @@ class Wire:
         if url.db:
             await pipe.send(("SELECT", url.db))
         await pipe.send(("PING",))
-        for name in names():
-            await pipe.send(("SCRIPT", "LOAD", script(name).source))
+        if self._preload:
+            await asyncio.gather(*(pipe.send(("SCRIPT", "LOAD", script(name).source)) for name in names()))
 
     def _new_pipe(self) -> _Pipe:
         return _Pipe(self._timeout, self._lost)
@@ -204,6 +212,11 @@ class _Pipe(asyncio.Protocol):
             self._watch = self._loop.call_later(self._timeout, self._check_age)
         return future
 
+    @property
+    def alive(self) -> bool:
+        """Whether commands can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def abort(self, why: str) -> None:
         """Drop the connection."""
         self._why = why
@@ -241,7 +254,7 @@ class _Pipe(asyncio.Protocol):
         future, _ = self._waiting.popleft()
         if isinstance(reply, hiredis.ReplyError):
             error = _translated(str(reply))
-            if "READONLY" in str(reply):  # a primary that was demoted: ask anew where the primary is
+            if _DEMOTED.search(str(reply)):  # ask anew where the primary is
                 self.abort(str(reply))
             if not future.done():
                 future.set_exception(error)

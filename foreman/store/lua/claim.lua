@@ -14,7 +14,9 @@ if redis.call('HGET', k_facts(slot, lane), 'paused') == '1' then return false en
 local head = redis.call('ZRANGE', k_lane(slot, lane), 0, 15)
 for _, id in ipairs(head) do
   local j = job_read(id)
-  if j.deadline and j.deadline <= now and legal(j.state, 'failed') then
+  if not j then
+    lane_take(id, slot, lane, false)
+  elseif j.deadline and j.deadline <= now and legal(j.state, 'failed') then
     finish(j, 'failed', now, 'deadline_exceeded', late)
     tell_gateway(j)
   elseif legal(j.state, to) then

@@ -5,5 +5,5 @@
 -- include: clock
 local slot, lane, target = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('EXISTS', k_lane(slot, lane)) == 0 then return 0 end
-redis.call('HSET', k_facts(slot, lane), 'left_at:' .. target, clock())
+redis.call('HSET', k_facts(slot, lane), 'left_at:' .. target, clock(), 'cut', '1')
 return 1

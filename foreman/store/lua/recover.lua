@@ -22,9 +22,13 @@ for _, state in ipairs({'loading', 'working'}) do
     local v = redis.call('HMGET', k_job(id), 'worker', 'cancel_reason', 'cancel_sent', 'epoch', 'target')
     if not v[1] or not redis.call('ZSCORE', k_workers(), v[1]) then
       local j = job_read(id)
-      back(j, now, 'interrupted', interrupted, true, true)
-      tell_gateway(j)
-      moved[#moved + 1] = id
+      if j and legal(j.state, 'queued') then
+        back(j, now, 'interrupted', interrupted, true, true)
+        tell_gateway(j)
+        moved[#moved + 1] = id
+      else
+        redis.call('ZREM', k_running(state), id)
+      end
     elseif v[2] and tonumber(v[3]) + AGAIN_MS <= now then
       redis.call('HSET', k_job(id), 'cancel_sent', now)
       post('worker', v[1], {verb = 'cancel', job_id = id, epoch = tonumber(v[4]), code = v[2], target = v[5]})

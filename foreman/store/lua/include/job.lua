@@ -2,6 +2,7 @@
 -- A job's record, and the two ways out of a state: `finish` to an end, `back` into the lane. Nothing else writes `state`
 -- but submit, claim and transition, which call `record` too: no state without its event.
 local EVENTS = 200
+local SYNC_ENDED = 10000
 
 local function job_read(id)
   local v = redis.call('HMGET', k_job(id), 'state', 'epoch', 'seq', 'attempt', 'surface', 'lane', 'slot', 'priority', 'due',
@@ -36,7 +37,8 @@ local function leave_worker(j)
   if j.worker then redis.call('SREM', k_worker_jobs(j.worker), j.id) end
 end
 
--- To done, failed or cancelled: out of every list, counted, kept for its time and not a moment longer.
+-- To done, failed or cancelled: out of every list, counted, kept for its time and not a moment longer; of sync jobs the
+-- last SYNC_ENDED of each end, so that callers who come and go can't fill the store.
 local function finish(j, to, now, reason, err, more)
   if j.state == 'queued' then lane_take(j.id, j.slot, j.lane, j.priority) else leave_worker(j) end
   more = more or {}
@@ -64,6 +66,10 @@ local function finish(j, to, now, reason, err, more)
   redis.call('ZADD', ended, now, j.id)
   redis.call('ZREMRANGEBYSCORE', ended, '-inf', now - keep)
   redis.call('PEXPIRE', ended, keep)
+  if j.surface == 'sync' and redis.call('ZCARD', ended) > SYNC_ENDED then
+    local oldest = redis.call('ZPOPMIN', ended)[1]
+    redis.call('DEL', k_job(oldest), k_events(oldest))
+  end
 end
 
 -- From loading or working into the lane again, at its old due: before everything of its class that came later.

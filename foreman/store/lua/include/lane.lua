@@ -1,4 +1,5 @@
--- A queued job stands in its lane and in its slot's queue; a lane without jobs is in no list and its facts expire.
+-- A queued job stands in its lane and in its slot's queue. A lane without jobs is in no list and leaves no facts behind,
+-- but those that still count: when it was cut (for FACTS_MS), and that it is paused.
 local FACTS_MS = 3600000
 
 -- The job's hash must stand: the first job of a lane brings the lane's facts.
@@ -14,13 +15,17 @@ local function lane_put(id, slot, lane, priority, due)
   redis.call('HINCRBY', facts, 'n' .. priority, 1)
 end
 
+-- priority: false for a job whose record was lost.
 local function lane_take(id, slot, lane, priority)
   local facts = k_facts(slot, lane)
   redis.call('ZREM', k_lane(slot, lane), id)
   redis.call('ZREM', k_queued(slot), id)
-  redis.call('HINCRBY', facts, 'n' .. priority, -1)
+  if priority then redis.call('HINCRBY', facts, 'n' .. priority, -1) end
   if redis.call('EXISTS', k_lane(slot, lane)) == 0 then
     redis.call('SREM', k_lanes(slot), lane)
-    if redis.call('HGET', facts, 'paused') ~= '1' then redis.call('PEXPIRE', facts, FACTS_MS) end
+    local keep = redis.call('HMGET', facts, 'paused', 'cut')
+    if keep[1] ~= '1' then
+      if keep[2] then redis.call('PEXPIRE', facts, FACTS_MS) else redis.call('DEL', facts) end
+    end
   end
 end

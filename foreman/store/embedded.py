@@ -140,11 +140,17 @@ class EmbeddedServer:
         try:
             binary = find_binary()
             self._launch(binary)
-        except Exception as error:  # a thread has no caller: start() raises it
+        except (StoreRefusedError, OSError) as error:  # start() raises it
             self._failure = error
             return
         finally:
             self._up.set()
+        self._keep_alive(binary)
+        if self._process is not None:  # stop() came while it was being started
+            _end(self._process)
+
+    def _keep_alive(self, binary: Path) -> None:
+        """Start the server again whenever it ends, until we are stopping."""
         failures = 0
         while not self._stopping.is_set():
             begun = time.monotonic()
@@ -164,10 +170,7 @@ class EmbeddedServer:
     def _launch(self, binary: Path) -> None:
         """Start the server and wait until it answers. Raises StoreRefusedError."""
         assert self._lock is not None
-        if _says(self._socket, "SHUTDOWN") is not None:
-            raise StoreRefusedError(
-                f"A server nobody looks after listens on {self._socket} and was told to stop; once more."
-            )
+        _end_orphan(self._socket)
         self._socket.unlink(missing_ok=True)
         guardian = Path(__file__).with_name("guardian.py")
         command = [sys.executable, "-I", "-S", str(guardian), self._guard, str(os.getpid()), str(self._lock)]
@@ -296,6 +299,17 @@ def _says(path: Path, command: str) -> bytes | None:
             return client.recv(64)
         except OSError:
             return b""
+
+
+def _end_orphan(path: Path) -> None:
+    """Stop a server that lost its guardian: two on one append-only file would ruin it. Raises StoreRefusedError."""
+    till = time.monotonic() + STOP_TIMEOUT
+    while _says(path, "SHUTDOWN") is not None:
+        if time.monotonic() > till:
+            raise StoreRefusedError(
+                f"An older embedded store still listens on {path} and does not stop: kill that process."
+            )
+        time.sleep(0.05)  # it writes its file; a thread of our own may wait
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

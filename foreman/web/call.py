@@ -94,7 +94,8 @@ class Calls:
             raise Failure(Code.SHUTTING_DOWN, "this gateway is stopping: send the request again", retry_after=1)
         new = self._job(request, order)
         loop = asyncio.get_running_loop()
-        wire = Wire(request, loop, base_headers=request[CORS_HEADERS])
+        cors = request[CORS_HEADERS]
+        wire = Wire(request, loop, base_headers=cors)
         relay = Relay(wire, self._manner(order), new.id)
         wire.on_taken, wire.on_change = relay.taken, relay.event.set
         call = Call(new, relay, loop.time())
@@ -187,6 +188,8 @@ class Calls:
     def _ended(self, call: Call) -> None:
         """The answer is out. Where the call failed here, the job must not live on."""
         failure = call.relay.failure
+        if failure is None and call.relay.busy:
+            self.waiting.ran(asyncio.get_running_loop().time() - call.relay.since)
         if failure is not None and failure.code in {Code.INTERRUPTED, Code.SHUTTING_DOWN}:
             self._cancel(call, failure)
 

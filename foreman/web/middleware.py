@@ -30,7 +30,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CALLER: Final = web.RequestKey("caller", auth.Caller)
 """Who sent the request; set before any handler runs."""
-CORS_HEADERS: Final = web.RequestKey("cors_headers", tuple)
+CORS_HEADERS: Final[web.RequestKey[tuple[tuple[str, str], ...]]] = web.RequestKey("cors_headers", tuple)
 """What an answer to a page of another origin must carry; answers written past aiohttp add it themselves."""
 
 _PLAIN: Final = "text/plain"
@@ -59,10 +59,11 @@ class Gate:
             return empty(403)
         if origin is not None and request.method == "OPTIONS" and not same_origin(origin, host):
             return self._preflight(request, origin)
-        request[CORS_HEADERS] = () if origin is None else self._origins.headers(origin, host)
+        cors = () if origin is None else self._origins.headers(origin, host)
+        request[CORS_HEADERS] = cors
         response = await self._answer(request, handler)
         if not isinstance(response, Sent):
-            _add(response, request[CORS_HEADERS])
+            _add(response, cors)
         return response
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:

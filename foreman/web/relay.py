@@ -122,6 +122,8 @@ class Relay:
             self.lost()  # of whom nobody told us
             if self.failure is None:
                 self.epoch, self.feedback, self.busy, self.since = epoch, feedback, False, self._loop.time()
+            else:
+                feedback.cancel(self.failure.code)
 
     def working(self) -> None:
         """The target has been sent the request."""
@@ -147,6 +149,7 @@ class Relay:
 
     def end(self) -> None:
         """The answer is complete."""
+        self.feedback = None
         if self.phase is Phase.ENDED:
             return
         if self._held is not None:
@@ -160,24 +163,30 @@ class Relay:
 
     def error(self, failure: Failure) -> None:
         """The run failed for good."""
+        self.feedback = None
         self.fail(failure)
 
     def lost(self) -> None:
         """The worker is gone. Where no byte of its answer was sent, another run may give one."""
-        self.feedback, self._head, self._held = None, None, None
-        self.busy, self.since = False, self._loop.time()
+        self.feedback, self.busy, self.since = None, False, self._loop.time()
         if self.phase is Phase.STREAMING:
             self.fail(
                 Failure(Code.INTERRUPTED, "the worker was lost in the middle of the answer: send the request again")
             )
+        self._head, self._held = None, None
 
     # ------------------------------------------------------------------ what the gateway says
 
     def fail(self, failure: Failure) -> None:
-        """End the call with a failure, said as well as it still can be: status, line, event, or a cut connection."""
+        """End the call with a failure, said as well as it still can be: status, line, event, or a cut connection.
+
+        A run in progress is cancelled.
+        """
         if self.phase is Phase.ENDED:
             return
         self.failure = failure
+        if self.feedback is not None:
+            self.feedback.cancel(failure.code)
         if self.phase is Phase.WAITING:
             self._refuse(failure)
         elif not self._can_say():
@@ -254,6 +263,7 @@ class Relay:
         if self.phase is Phase.WAITING:
             headers: Headers = tuple(pair for pair in self._head.headers if _passes(pair[0]))
             if self._head.status >= 400:
+                self.failure = Failure(Code.UPSTREAM_ERROR, f"the target answered {self._head.status}")
                 headers = (*headers, ("X-Foreman-Error", Code.UPSTREAM_ERROR))
             elif self._manner.wrap:
                 headers = (
@@ -297,9 +307,10 @@ class Relay:
         if status >= 400 and self.phase is Phase.COMMITTED:
             self.fail(self._manner.dialect.upstream_failure(status, body))
             return
-        if status >= 400:
-            self.failure = Failure(Code.UPSTREAM_ERROR, f"the target answered {status}", status=status)
-        elif self._manner.wrap:
+        if not body and self.phase is Phase.COMMITTED and self._manner.stream:
+            self.fail(Failure(Code.UPSTREAM_TRUNCATED, "the target's answer to a stream is empty"))
+            return
+        if self._manner.wrap and status < 400:
             body = self._wrapped(body) + b"data: [DONE]\n\n"
         elif self.phase is Phase.COMMITTED and self._manner.events:
             body = self._wrapped(body)

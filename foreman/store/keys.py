@@ -98,11 +98,12 @@ WAKE: Final = Template("wake", "wake:<name>", "list", Life.EXPIRES, "wake-ups fo
 INBOX: Final = Template(
     "inbox", "inbox:<kind>:<id>", "list", Life.EXPIRES, "orders to a worker, notices to a gateway, JSON"
 )
+LINK_SECRET: Final = Template("link_secret", "link_secret", "string", Life.FOREVER, "what links prove they know, hex")
 
 TEMPLATES: Final = (
     REQUEST, EVENTS, JOB, LANE, FACTS, LANES, QUEUED, RUNNING, ENDED, DEADLINES, TOTALS, EPOCHS, PULSE,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
-    TARGETS, TARGET, STATUS, PROBE, WAKE, INBOX,
+    TARGETS, TARGET, STATUS, PROBE, WAKE, INBOX, LINK_SECRET,
 )  # fmt: skip
 """All of them; the longer spelling before the one it begins with."""
 

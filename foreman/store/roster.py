@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from foreman.core.errors import Code, Failure
 from foreman.store import rows
 from foreman.store.errors import FencedError
-from foreman.store.keys import Keys
+from foreman.store.keys import LINK_SECRET, Keys
 from foreman.store.records import Ownership
 from foreman.store.scripts import EDGES, POISON
 
@@ -136,6 +137,12 @@ class Roster:
         """Ask for a fresh probe, at most once a second per target."""
         if targets:
             await self._script("ask_probe", *targets)
+
+    async def link_secret(self) -> bytes:
+        """The pool's secret for links between workers and gateways; whoever asks first makes it."""
+        key = self.keys.of(LINK_SECRET)
+        await self._connection.command("SET", key, secrets.token_hex(32), "NX")
+        return bytes(await self._connection.command("GET", key))
 
     async def alone(self) -> list[str]:
         """Bury every worker and gateway at once; the ids of the jobs it moved.

@@ -104,15 +104,15 @@ async def rig(folder: Path, targets: str, mode: str = "one", models: int = 1, **
     env |= {f"FOREMAN_{key.upper()}": value for key, value in settings.items()}
     house = House(f"http://127.0.0.1:{port}", env, folder)
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(_stop_all, house)
         if mode == "one":
+            stack.push_async_callback(_stop_all, house)
             await house.spawn("serve")
         else:
             from foreman.store.embedded import EmbeddedServer
 
-            server = EmbeddedServer(folder / "store", "everysec")
-            house.env["FOREMAN_REDIS_URL"] = await server.start()
-            stack.push_async_callback(server.stop)
+            server = EmbeddedServer(folder / "store")
+            house.env["FOREMAN_REDIS_URL"] = await asyncio.to_thread(server.start)
+            stack.callback(server.stop)
             stack.push_async_callback(_stop_all, house)
             for role in ROLES:
                 await house.spawn(role, "--role", role)

@@ -138,11 +138,12 @@ class Roster:
         if targets:
             await self._script("ask_probe", *targets)
 
-    async def link_secret(self) -> bytes:
+    async def link_secret(self) -> str:
         """The pool's secret for links between workers and gateways; whoever asks first makes it."""
         key = self.keys.of(LINK_SECRET)
         await self._connection.command("SET", key, secrets.token_hex(32), "NX")
-        return bytes(await self._connection.command("GET", key))
+        reply: bytes = await self._connection.command("GET", key)
+        return reply.decode()
 
     async def alone(self) -> list[str]:
         """Bury every worker and gateway at once; the ids of the jobs it moved.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 _NO_LIMIT: Final = aiohttp.ClientTimeout(total=None, sock_connect=10)
 """Waiting in the queue is no error: only the connect is timed."""
@@ -78,7 +78,7 @@ class Answer:
 
 async def stream(
     url: str, request: dict[str, Any], *, token: str | None = None, path: str = "/api/chat"
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any]]:
     """The chunks of a streamed answer, each as it comes, the last with `done` true.
 
     Args:
@@ -108,7 +108,7 @@ async def stream(
     raise ChatError("the answer ended before its end mark: the gateway or the target behind it went away")
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes]:
     """Whole lines of any length; blank ones and the spaces of heartbeats left out."""
     rest = b""
     async for piece in content.iter_any():

@@ -1,0 +1,61 @@
+"""Top floor: the command line. One command per file; I name them and turn their ends into exit codes.
+
+0 ok, 1 it did not work out, 2 wrong usage or a refused start (docs/configuration.md).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import foreman
+from foreman.cli.chat import chat
+from foreman.cli.console import Failed, Refusal, remark, say
+from foreman.cli.demo import demo
+from foreman.cli.doctor import doctor
+from foreman.cli.run import run
+from foreman.cli.serve import serve
+
+app = typer.Typer(
+    name="foreman",
+    help="An always-on job-queue gateway in front of LLM servers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        say(foreman.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=lambda value: _version(wanted=value), is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """An always-on job-queue gateway in front of LLM servers."""
+
+
+for command in (serve, demo, run, chat, doctor):
+    app.command()(command)
+
+
+def main() -> None:
+    """The `foreman` command."""
+    try:
+        app()
+    except Refusal as refusal:
+        remark(f"foreman: {refusal}")
+        sys.exit(2)
+    except Failed as failed:
+        remark(f"foreman: {failed}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(1)

@@ -1,0 +1,237 @@
+"""What `foreman doctor` looks at: settings, the gateway beside it, the store, the links, the targets.
+
+The doctor calls me; each look returns findings, a sentence each with what to do, and never raises for what it finds.
+I change nothing: a running foreman does not notice me.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from foreman.core.units import address, is_loopback
+from foreman.settings import SettingsError
+from foreman.store.client import connect
+from foreman.store.embedded import find_binary
+from foreman.store.errors import StoreRefusedError, StoreUnavailableError
+from foreman.upstream.client import Client
+from foreman.upstream.faults import Fault, Kind
+from foreman.upstream.probe import Inventory, probe
+
+if TYPE_CHECKING:
+    from foreman.settings import Settings, TargetSettings
+
+_PATIENCE: Final = aiohttp.ClientTimeout(total=5)
+HOST_ALIAS: Final = "host.docker.internal"
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing the doctor saw."""
+
+    level: Level
+    subject: str
+    """`settings`, `gateway`, `store`, `links`, or `target NAME`."""
+    message: str
+    advice: str = ""
+    """What to do about it; empty when it is well."""
+
+
+def in_container(root: Path = Path("/")) -> bool:
+    """Whether this process runs in a container (Docker, Podman or Kubernetes leave these signs)."""
+    signs = (root / ".dockerenv", root / "run" / ".containerenv")
+    return any(sign.exists() for sign in signs) or "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+async def examine(settings: Settings, *, container: bool) -> list[Finding]:
+    """All findings, in the order of the road: settings, gateway, store, links, targets."""
+    async with asyncio.TaskGroup() as group:
+        looks = [
+            group.create_task(_gateway(settings)),
+            group.create_task(_store(settings)),
+            *(group.create_task(_target(target, container=container)) for target in settings.target_list),
+        ]
+    found = [looked.result() for looked in looks]
+    return [*_settings(settings), *found[0], *found[1], *_links(settings), *(one for part in found[2:] for one in part)]
+
+
+def _settings(settings: Settings) -> list[Finding]:
+    """What two settings say together that is allowed and yet unwise, and what would refuse the start."""
+    found = []
+    try:
+        settings.check_exposed()
+    except SettingsError as error:
+        sentence, _, advice = str(error).partition(": ")
+        found.append(Finding(Level.PROBLEM, "settings", sentence, advice))
+    if settings.insecure and not settings.loopback and not settings.guarded:
+        found.append(
+            Finding(
+                Level.WARNING,
+                "settings",
+                f"FOREMAN_INSECURE is true and FOREMAN_ADDR is {settings.addr!r}: whoever reaches that port may use it",
+                "set FOREMAN_TOKEN, unless the network itself keeps strangers out",
+            )
+        )
+    if settings.targets_source != "ollama_url" and "ollama_url" in settings.model_fields_set:
+        name = settings.targets_source.upper()
+        found.append(
+            Finding(
+                Level.WARNING,
+                "settings",
+                f"FOREMAN_OLLAMA_URL is not looked at, because FOREMAN_{name} is set",
+                "unset one of the two",
+            )
+        )
+    return found or [Finding(Level.OK, "settings", "they go together")]
+
+
+def _links(settings: Settings) -> list[Finding]:
+    """Links that leave this machine in the clear."""
+    host = address(settings.link_bind)[0]
+    if is_loopback(host) or settings.link_cert is not None:
+        return []
+    return [
+        Finding(
+            Level.WARNING,
+            "links",
+            f"FOREMAN_LINK_ADDR is {settings.link_addr!r} and there is no TLS: answers travel in the clear to workers elsewhere",
+            "set FOREMAN_LINK_CERT, FOREMAN_LINK_KEY and FOREMAN_LINK_CA, unless the network is private (as compose's is)",
+        )
+    ]
+
+
+async def _gateway(settings: Settings) -> list[Finding]:
+    """A running gateway's own view of its health."""
+    url = settings.gateway_url
+    headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
+    try:
+        async with aiohttp.ClientSession(timeout=_PATIENCE, headers=headers) as session:
+            health = await _json(session, f"{url}/healthz")
+            state = await _json(session, f"{url}/ops/state")
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        reason = str(error) or "no answer"
+        return [
+            Finding(Level.WARNING, "gateway", f"no foreman answers at {url} ({reason})", "start one: foreman serve")
+        ]
+    reasons = health.get("reasons") or ([] if not health.get("degraded") else ["it calls itself degraded"])
+    found = [Finding(Level.WARNING, "gateway", _reason(reason), "see below, and /ops/state") for reason in reasons]
+    return [*(found or [Finding(Level.OK, "gateway", f"{url} answers and is well")]), *_unlinked(state)]
+
+
+async def _json(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    """A JSON object, whatever the status; {} where another kind of answer came."""
+    async with session.get(url) as reply:
+        body = await reply.json(content_type=None)
+        return body if isinstance(body, dict) else {}
+
+
+def _reason(reason: object) -> str:
+    """A reason of `/healthz` as a sentence."""
+    return str(reason.get("message", reason)) if isinstance(reason, dict) else str(reason)
+
+
+def _unlinked(state: dict[str, Any]) -> list[Finding]:
+    """Workers and gateways that can't talk, from `/ops/state`."""
+    return [
+        Finding(
+            Level.PROBLEM,
+            "links",
+            f"worker {worker.get('id')} has no link to gateway {gateway}",
+            "let FOREMAN_LINK_ADDR of that gateway announce a host and a port that this worker reaches",
+        )
+        for worker in state.get("workers") or ()
+        for gateway in worker.get("unreachable") or ()
+    ]
+
+
+async def _store(settings: Settings) -> list[Finding]:
+    """The store: can it be had, and is it one that loses nothing?"""
+    if settings.redis_url is None:
+        try:
+            binary = await asyncio.to_thread(find_binary)
+        except StoreRefusedError as error:
+            return [Finding(Level.PROBLEM, "store", str(error), "or set FOREMAN_REDIS_URL")]
+        return [Finding(Level.OK, "store", f"the embedded one ({binary}), its data in {settings.data_dir}")]
+    try:
+        store = await connect(settings, settings.redis_url, wait=2.0)
+    except (StoreUnavailableError, ValueError) as error:
+        return [Finding(Level.PROBLEM, "store", str(error), "start it, or correct FOREMAN_REDIS_URL")]
+    except StoreRefusedError as error:
+        return [Finding(Level.PROBLEM, "store", str(error), "use another server")]
+    try:
+        latency = await store.queue.ping()
+    except StoreUnavailableError as error:
+        return [Finding(Level.PROBLEM, "store", str(error), "start it, or correct FOREMAN_REDIS_URL")]
+    finally:
+        await store.close()
+    found = [Finding(Level.WARNING, "store", finding.message, "see the sentence") for finding in store.findings]
+    return found or [Finding(Level.OK, "store", f"it answers in {latency * 1000:.1f} ms")]
+
+
+async def _target(target: TargetSettings, *, container: bool) -> list[Finding]:
+    """Whether a target answers, and has a model."""
+    subject = f"target {target.name}"
+    client = Client(target.url, target.token)
+    try:
+        inventory = await probe(client, target.kind)
+    except Fault as fault:
+        return [
+            Finding(
+                Level.PROBLEM,
+                subject,
+                f"{target.url}: {fault.message}",
+                advice(target, fault.kind, container=container),
+            )
+        ]
+    finally:
+        await client.close()
+    return [_inventory(target, subject, inventory)]
+
+
+def _inventory(target: TargetSettings, subject: str, inventory: Inventory) -> Finding:
+    version = f" {inventory.version}" if inventory.version else ""
+    if not inventory.tags:
+        way = "ollama pull llama3.2" if target.kind == "ollama" else "load one there"
+        return Finding(Level.WARNING, subject, f"{target.url} answers and has no model", f"get one: {way}")
+    return Finding(Level.OK, subject, f"{target.kind}{version} at {target.url}, {len(inventory.tags)} models")
+
+
+def advice(target: TargetSettings, kind: Kind, *, container: bool) -> str:
+    """What to do about a target that gave no sound answer.
+
+    An Ollama listens on 127.0.0.1 unless told otherwise: from a container, or from another machine, the same server
+    that answers on its own host refuses every connection.
+    """
+    if kind is not Kind.REFUSED:
+        return f"see that {target.url} is a server of kind {target.kind}, and that nothing in between answers for it"
+    host = urlsplit(target.url).hostname or ""
+    port = urlsplit(target.url).port or (443 if target.url.startswith("https") else 80)
+    if is_loopback(host):
+        if container:
+            return (
+                f"inside a container {host} is the container itself: for a server on the host write "
+                f"http://{HOST_ALIAS}:{port} (Linux: with --add-host={HOST_ALIAS}:host-gateway)"
+            )
+        return "start it there: ollama serve" if target.kind == "ollama" else "start it"
+    if target.kind != "ollama":
+        return f"see that it runs and listens on an address that this machine reaches, not on 127.0.0.1:{port} only"
+    whose = "the host" if container else host
+    return (
+        f"an Ollama listens on 127.0.0.1 only unless told otherwise: on {whose} set OLLAMA_HOST=0.0.0.0:{port} for it "
+        '(systemd: `systemctl edit ollama`, Environment="OLLAMA_HOST=0.0.0.0"), restart it, and let its firewall pass that port'
+    )

@@ -123,11 +123,11 @@ class Client:
         path: str,
         body: bytes = b"",
         *,
-        timeout: float,
+        timeout: float | None,
         limit: int = 8 * 1024 * 1024,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """A whole small answer, within `timeout` seconds in all and of at most `limit` bytes.
+        """A whole small answer, within `timeout` seconds in all (None: however long) and of at most `limit` bytes.
 
         Raises:
             Fault: no answer, or not a whole one.

@@ -1,0 +1,417 @@
+"""One claimed job to its end: open its way to the caller, wait for its load, ask the target, pass on what comes.
+
+The dispatcher starts a `Run` per claim. The client pushes the answer into me and I push it into the outlet, unit by
+unit, with no task, log line, metric or JSON in between. Whatever ends first (the answer, a fault, a cancel, a deadline)
+ends the run, once; the caller hears of it at once, the store right after. I decide nothing about lanes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import structlog
+
+from foreman.core.errors import Code, Failure
+from foreman.core.jobs import State, Surface
+from foreman.link.channel import NoLinkError
+from foreman.store.errors import StoreUnavailableError
+from foreman.upstream.client import Patience
+from foreman.upstream.faults import Fault, Kind
+from workers import ending, requests
+from workers.loader import Outcome
+from workers.nowhere import Nowhere
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from foreman.core.targets import TargetSettings
+    from foreman.link.channel import Channels, Headers, Outlet
+    from foreman.store.queue import Queue
+    from foreman.store.records import Claimed
+    from foreman.upstream.client import Call, Client
+    from workers.cutter import Cutter
+    from workers.loader import Load
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+UNSTREAMED: Final = 6.0
+"""How many times `FOREMAN_UPSTREAM_TIMEOUT` is borne before the first byte, and by calls that don't stream."""
+_RETRY_FIRST, _RETRY_MOST = 0.05, 1.0
+"""Seconds between two tries to reach the store."""
+
+
+class How(enum.Enum):
+    """How a run ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    BACK = "back"
+    """Into its lane again; with a failure an attempt is used up."""
+    DROPPED = "dropped"
+    """Somebody else has the right to the job now: nothing is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a run."""
+
+    how: How
+    failure: Failure | None = None
+    reason: str = ""
+    told: bool = False
+    """The outlet has heard of it."""
+
+
+@dataclass(slots=True)
+class Bench:
+    """What all runs on one target share."""
+
+    target: TargetSettings
+    client: Client
+    queue: Queue
+    channels: Channels
+    keep_alive: str
+    """JSON."""
+    upstream_timeout: float
+    window: int
+    """Bytes of answer that may be on their way (`FOREMAN_SPOOL_BYTES`)."""
+    ended: Callable[[Run], None]
+    """The target is free of this run; called once, before the store knows."""
+    down: Callable[[Fault], None]
+    """The target took no connection."""
+    unwanted: Callable[[Load], None]
+    """The job for which this load was begun is cancelled."""
+
+
+@dataclass(slots=True)
+class Times:
+    """Moments of a run, in seconds of the loop's clock."""
+
+    claimed: float
+    working: float | None = None
+    first: float | None = None
+    ended: float | None = None
+    loading: float = 0.0
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What has come back so far."""
+
+    cutter: Cutter | None = None
+    told: bool = False
+    """The head is on its way to the caller: the answer's first byte has come."""
+    usage: dict[str, int] = field(default_factory=dict)
+
+
+class Run:
+    """One job on its way. Implements `Control` for the gateway and `Receiver` for the client."""
+
+    def __init__(self, claimed: Claimed, bench: Bench, load: Load | None = None) -> None:
+        self.claimed = claimed
+        self.job = claimed.job
+        self.state = claimed.job.state
+        self.load = load
+        self._bench = bench
+        self._loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[End] = self._loop.create_future()
+        self._outlet: Outlet = Nowhere()
+        self._call: Call | None = None
+        self._answer = _Answer()
+        self._request: requests.Upstream | None = None
+        self.times = Times(self._loop.time())
+
+    # -- what the page shows
+
+    @property
+    def tokens(self) -> int:
+        """Units of the answer so far."""
+        cutter = self._answer.cutter
+        return 0 if cutter is None else cutter.count
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Their rate since the first."""
+        first = self.times.first
+        seconds = 0.0 if first is None else (self.times.ended or self._loop.time()) - first
+        return (self.tokens - 1) / seconds if seconds > 0 and self.tokens > 1 else 0.0
+
+    # -- what others may do to it at any moment
+
+    def cancel(self, code: Code) -> None:
+        """End it now: the connection to the target is cut in this very call. Idempotent."""
+        if code is Code.INTERRUPTED:  # the gateway lost this run's thread; its caller, if any, may wait for another
+            self._conclude(End(How.BACK, Failure(code, "the link to the gateway lost this run"), "interrupted"))
+        elif code in {Code.CANCELLED, Code.CALLER_GONE}:
+            self._conclude(End(How.CANCELLED, Failure(code, "cancelled by its caller"), str(code)))
+        else:
+            self._conclude(End(How.FAILED, Failure(code, _CUT_SHORT.get(code, "cut short")), str(code)))
+
+    def give_back(self) -> None:
+        """The worker leaves: back into the lane without using up an attempt, or, once its caller has bytes, an error."""
+        if self._spliced:
+            failure = Failure(Code.INTERRUPTED, "the worker was shut down in mid-answer; send the request again")
+            self._conclude(End(How.FAILED, failure, "shutdown"))
+        else:
+            self._conclude(End(How.BACK, None, "shutdown"))
+
+    def drop(self) -> None:
+        """The right to the job is lost: stop, and write nothing."""
+        self._conclude(End(How.DROPPED, None, "fenced"))
+
+    def pause(self) -> None:
+        """The reader is a window behind."""
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        """It has caught up by half."""
+        if self._call is not None:
+            self._call.resume()
+
+    # -- the one way through
+
+    async def run(self) -> None:
+        """From the claim to the terminal transition. Never raises but when cancelled itself."""
+        deadline = self._watch_deadline()
+        try:
+            if await self._prepare():
+                self._send()
+            await self._settle(await self._end)
+        finally:
+            self.drop()
+            if deadline is not None:
+                deadline.cancel()
+
+    async def _prepare(self) -> bool:
+        """Everything before the request is sent; False when the run has ended by then."""
+        gateway = self.job.gateway
+        try:
+            self._request = requests.upstream(self.claimed, self._bench.target, self._bench.keep_alive)
+            if gateway is not None:
+                outlet = self._bench.channels.open
+                self._outlet = await outlet(gateway, self.job.id, self.job.epoch, self, window=self._bench.window)
+        except Failure as failure:
+            self._conclude(End(How.FAILED, failure, str(failure.code)))
+        except NoLinkError as error:
+            log.warning("job.no_link", job_id=self.job.id, gateway=gateway, error=str(error))
+            self._conclude(End(How.BACK, None, "no_link"))
+        if self.load is not None and not self._end.done() and await self._loaded(self.load):
+            await self._begin_working()
+        return not self._end.done()
+
+    async def _loaded(self, load: Load) -> bool:
+        """Wait for the lane's load, or for the end of this run."""
+        either: list[asyncio.Future[Any]] = [load.done, self._end]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        self.times.loading = self._loop.time() - self.times.claimed
+        if self._end.done():
+            return False
+        outcome = load.done.result()
+        if outcome is Outcome.CLOSED:
+            self._conclude(End(How.BACK, None, "load_closed"))
+        elif outcome is Outcome.BROKEN:
+            assert load.fault is not None
+            self._break(load.fault)
+        return not self._end.done()
+
+    async def _begin_working(self) -> None:
+        """From loading to working, before the request is sent: what the store says is never ahead of the truth by a step."""
+        moved = await self._insist(
+            lambda: self._bench.queue.transition(
+                self.job.id, self.job.epoch, State.WORKING, reason="loaded", notify=False
+            )
+        )
+        if moved:
+            self.state = State.WORKING
+        elif not self._end.done():
+            self._conclude(End(How.DROPPED, None, "fenced"))
+
+    def _send(self) -> None:
+        assert self._request is not None
+        self._outlet.working()
+        self.times.working = self._loop.time()
+        between = self._bench.upstream_timeout
+        patience = Patience(between * UNSTREAMED, between if self.claimed.stream else between * UNSTREAMED)
+        self._call = self._bench.client.start(self._request.request, self, patience)
+
+    # -- the hot path: the client pushes, the outlet takes
+
+    def head(self, status: int, headers: Headers) -> None:
+        """Hold the head until a byte of the body is there: until then a reset costs the caller nothing."""
+        assert self._request is not None
+        self._answer.cutter = self._request.cutter(status, headers)
+
+    def body(self, data: bytes) -> None:
+        """Cut and pass on."""
+        answer = self._answer
+        cutter = answer.cutter
+        assert cutter is not None
+        try:
+            units = cutter.feed(data)
+        except ValueError as error:
+            self._conclude(End(How.FAILED, Failure(Code.UPSTREAM_ERROR, f"target {self._bench.target.name}: {error}")))
+            return
+        if not answer.told:
+            self._first()
+        put = self._outlet.data
+        for unit in units:
+            put(unit)
+
+    def end(self) -> None:
+        """The body is whole by its framing: is it by its own end mark?"""
+        answer, outlet = self._answer, self._outlet
+        cutter = answer.cutter
+        assert cutter is not None
+        rest = cutter.rest()
+        if not answer.told:
+            self._first()
+        for unit in rest:
+            outlet.data(unit)
+        self.times.ended = self._loop.time()
+        answer.usage = ending.usage(cutter.head.framing, cutter.previous, cutter.last)
+        if cutter.head.status >= 400:
+            outlet.end()
+            self._conclude(
+                End(How.FAILED, ending.refused(cutter.head.status, cutter.last), "upstream_error", told=True)
+            )
+            return
+        verdict = ending.ending(cutter.endpoint, cutter.head.framing, cutter.previous, cutter.last)
+        if verdict.failure is None:
+            outlet.end()
+            self._conclude(End(How.DONE, told=True))
+        elif verdict.told:
+            outlet.end()
+            self._conclude(End(How.FAILED, verdict.failure, str(verdict.failure.code), told=True))
+        else:
+            self._conclude(End(How.FAILED, verdict.failure, str(verdict.failure.code)))
+
+    def failed(self, fault: Fault) -> None:
+        """No answer, or no more of it."""
+        self._break(fault)
+
+    def _first(self) -> None:
+        """The first byte of the body: from here on the answer is never begun again for this caller."""
+        answer = self._answer
+        answer.told = True
+        self.times.first = self._loop.time()
+        assert answer.cutter is not None
+        self._outlet.head(answer.cutter.head)
+
+    # -- the end
+
+    @property
+    def _spliced(self) -> bool:
+        """Whether a second run would splice its answer onto bytes the caller has."""
+        return self._answer.told and self.job.surface is Surface.SYNC
+
+    def _break(self, fault: Fault) -> None:
+        """A fault of the target, by its kind: wait for it, run again, or fail."""
+        failure = fault.failure(self._bench.target.name)
+        if fault.kind is Kind.REFUSED:
+            self._bench.down(fault)
+            self._conclude(End(How.BACK, None, "target_down"))
+        elif fault.kind is Kind.RESET or (fault.kind is Kind.TRUNCATED and not self._spliced):
+            self._conclude(End(How.BACK, failure, str(failure.code)))
+        else:
+            self._conclude(End(How.FAILED, failure, str(failure.code)))
+
+    def _conclude(self, end: End) -> None:
+        """The first end wins. The target is let go in this call, and the caller told unless the store has a say first."""
+        if self._end.done():
+            return
+        self._end.set_result(end)
+        if self._call is not None:
+            self._call.close()
+        if self.times.ended is None:
+            self.times.ended = self._loop.time()
+        if end.failure is not None and not end.told and end.how in {How.FAILED, How.CANCELLED}:
+            self._outlet.error(end.failure)
+        if self.load is not None and not self.load.done.done():
+            self._bench.unwanted(self.load)
+        self._bench.ended(self)
+
+    async def _settle(self, end: End) -> None:
+        """Write the end into the store, however long it takes to reach it."""
+        if end.how is How.DROPPED:
+            self._outlet.back()
+        elif end.how is How.BACK:
+            await self._hand_back(end)
+        else:
+            await self._finish(State(end.how.value), end)
+
+    async def _hand_back(self, end: End) -> None:
+        queue, job = self._bench.queue, self.job
+        state = await self._insist(
+            lambda: queue.hand_back(job.id, job.epoch, reason=end.reason, failure=end.failure, notify=True)
+        )
+        if state is State.FAILED and end.failure is not None:
+            self._outlet.error(end.failure)
+        else:
+            self._outlet.back()
+        log.info("job.back", job_id=job.id, target=self._bench.target.name, reason=end.reason, state=str(state))
+
+    async def _finish(self, state: State, end: End) -> None:
+        queue, job = self._bench.queue, self.job
+        timings = self._timings()
+        moved = await self._insist(
+            lambda: queue.transition(
+                job.id,
+                job.epoch,
+                state,
+                reason=end.reason or "answered",
+                failure=end.failure,
+                usage=self._answer.usage or None,
+                timings=timings,
+                notify=False,
+            )
+        )
+        code = None if end.failure is None else str(end.failure.code)
+        if moved:
+            log.info(_EVENTS[state], job_id=job.id, target=self._bench.target.name, code=code, **timings)
+        elif moved is not None:
+            log.warning("job.fenced", job_id=job.id, target=self._bench.target.name, state=str(state))
+
+    async def _insist(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Do it, again and again while the store is away; None once the run's right to do it is gone."""
+        pause = _RETRY_FIRST
+        while True:
+            try:
+                return await step()
+            except StoreUnavailableError:
+                if self._end.done() and self._end.result().how is How.DROPPED:
+                    return None
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _RETRY_MOST)
+
+    def _watch_deadline(self) -> asyncio.TimerHandle | None:
+        deadline = self.job.deadline
+        if deadline is None:
+            return None
+        return self._loop.call_later(max(0.0, deadline - self.claimed.now), self.cancel, Code.DEADLINE_EXCEEDED)
+
+    def _timings(self) -> dict[str, float]:
+        """Milliseconds: queued, loading, request sent to first byte, between tokens, all of it since it was submitted."""
+        times = self.times
+        queued = max(0.0, self.claimed.now - self.job.created_at)
+        ended = times.ended or self._loop.time()
+        found = {"queued_ms": queued, "total_ms": queued + (ended - times.claimed)}
+        if self.load is not None:
+            found["loading_ms"] = times.loading
+        if times.first is not None and times.working is not None:
+            found["ttft_ms"] = times.first - times.working
+            tokens = self._answer.usage.get("completion_tokens") or self.tokens
+            if self.claimed.stream and tokens > 1:
+                found["tpot_ms"] = (ended - times.first) / (tokens - 1)
+        return {name: round(seconds * 1000, 3) for name, seconds in found.items()}
+
+
+_EVENTS: Final = {State.DONE: "job.done", State.FAILED: "job.failed", State.CANCELLED: "job.cancelled"}
+_CUT_SHORT: Final = {
+    Code.DEADLINE_EXCEEDED: "the job was not finished by its deadline; allow more time, or send less",
+}

@@ -1,0 +1,29 @@
+"""Housekeeping that nobody waits for, run by the background worker's clock.
+
+arq calls me with its context; I ask the queue's own idempotent verbs. Nothing here is needed for a promise: retention is
+TTLs and trimming inside the scripts (docs/adr/0008), so a background worker that is down costs tidiness and no job.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import structlog
+
+from foreman.store.errors import StoreUnavailableError
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT: Final = 2
+"""Seconds between two signs of life in the store."""
+
+
+async def sweep(context: dict[Any, Any]) -> int:
+    """Each minute: bring back what the dead left, also where every gateway and worker is gone. The jobs it moved."""
+    try:
+        moved = await context["queue"].recover()
+    except StoreUnavailableError:
+        return 0
+    if moved:
+        log.info("background.recovered", jobs=len(moved))
+    return len(moved)

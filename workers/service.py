@@ -1,0 +1,262 @@
+"""A worker: its place in the store, the targets it owns, and the loops that keep both.
+
+`foreman serve` starts and stops me. I enroll, own every target I can and stand by for the rest, hand the store's orders
+to those they concern, and leave in order on SIGTERM. A lease that was lost ends everything that hung on it; I then begin
+anew under another name, so that nothing of the old life can be taken for mine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import structlog
+
+import foreman
+from foreman.core.errors import Code
+from foreman.core.ids import UlidFactory
+from foreman.core.jobs import Slot
+from foreman.core.scheduler import Policy
+from foreman.link.address import LinkTLS
+from foreman.link.client import LinkClient
+from foreman.link.local import LocalLink
+from foreman.link.switchboard import Switchboard
+from foreman.store.errors import FencedError, StoreUnavailableError
+from foreman.store.lease import LeaseKeeper
+from foreman.store.records import WorkerPresence
+from foreman.tasks import Tasks
+from workers.beside import Beside
+from workers.dispatcher import Dispatcher
+from workers.inventory import Inventory
+from workers.target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from foreman.core.targets import TargetSettings
+    from foreman.settings import Settings
+    from foreman.store.client import Store
+    from foreman.store.inbox import Inbox
+    from foreman.store.records import Order, Ownership, TargetStatus
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+RECOVER: Final = 0.5
+GATEWAYS: Final = 1.0
+RIVALS: Final = 2.0
+STAND_BY: Final = 0.5
+"""Seconds between two tries to own a target that another worker has."""
+_LAST_WRITES: Final = 1.0
+"""Seconds in which the last transitions of a worker that leaves are written."""
+_LAG: Final = 0.5
+"""Seconds the event loop may be behind before it is worth a line."""
+
+
+class Worker:
+    """One worker. `start` once, `stop` once.
+
+    Args:
+        local: the gateways in this process, or None where there are none.
+    """
+
+    def __init__(self, settings: Settings, store: Store, worker_id: str, local: LocalLink | None = None) -> None:
+        self.id = worker_id
+        self.targets: dict[str, Target] = {}
+        """Those it owns."""
+        self._settings = settings
+        self._store = store
+        self._queue = store.queue
+        self._local = local
+        self._channels: Switchboard | None = None
+        self._since = time.time()
+        self._rivals: list[TargetStatus] = []
+        self._tasks = Tasks("worker")
+        self._inbox: Inbox[Order] | None = None
+        self._stopping = False
+        self._new_id = UlidFactory(lambda: time.time_ns() // 1_000_000, secrets.randbits)
+        self._policy = Policy(swap_budget=settings.swap_budget)
+
+    async def start(self) -> None:
+        """Enroll and begin to work. Raises StoreUnavailableError."""
+        secret = self._settings.link_secret or await self._queue.link_secret()
+        tls = LinkTLS(ca=self._settings.link_ca) if self._settings.link_ca or self._settings.link_cert else None
+        self._channels = Switchboard(self._local or LocalLink(), LinkClient(self.id, secret.encode(), tls))
+        await self._enroll()
+        self._tasks.spawn(self._lives(), "lives")
+        self._tasks.spawn(self._every(RECOVER, self._recover), "recover")
+        self._tasks.spawn(self._every(GATEWAYS, self._find_gateways), "gateways")
+        self._tasks.spawn(self._every(RIVALS, self._find_rivals), "rivals")
+        log.info("worker.started", worker=self.id, targets=[target.name for target in self._settings.target_list])
+
+    async def stop(self, grace: float) -> None:
+        """Claim nothing more, let what runs end within `grace` seconds, give the rest back, and leave."""
+        self._stopping = True
+        owned = list(self.targets.values())
+        for target in owned:
+            target.stopping = True
+        log.info("worker.leaving", worker=self.id, running=sum(len(target.runs) for target in owned), grace=grace)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                for target in owned:
+                    await target.idle.wait()
+        for target in owned:
+            target.give_back()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WRITES):
+                for target in owned:
+                    await target.settled()
+        await self._tasks.close()
+        with contextlib.suppress(StoreUnavailableError):
+            await self._queue.retire(self.id)
+        if self._channels is not None:
+            await self._channels.close()
+
+    # -- one life after the other
+
+    async def _lives(self) -> None:
+        """A life lasts as long as its lease."""
+        while True:
+            try:
+                await self._life()
+            except* (StoreUnavailableError, FencedError) as group:
+                log.warning("worker.life_ended", worker=self.id, error=str(group.exceptions[0]))
+            self.id = f"wk-{self._new_id()}"
+            await self._insist(self._enroll)
+            log.info("worker.reenrolled", worker=self.id)
+
+    async def _life(self) -> None:
+        """Own and serve until the lease is lost."""
+        lost = asyncio.Event()
+        keeper = LeaseKeeper(self._store.url, self._settings.pool, self.id, lost.set)
+        keeper.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                children = [group.create_task(self._own(target)) for target in self._settings.target_list]
+                children.append(group.create_task(self._take_orders()))
+                await lost.wait()
+                for target in self.targets.values():
+                    target.drop()
+                for child in children:
+                    child.cancel()
+        finally:
+            await asyncio.to_thread(keeper.stop)
+
+    async def _own(self, settings: TargetSettings) -> None:
+        """Own a target as soon as nobody else does, serve it while it is ours, and stand by again."""
+        while True:
+            try:
+                own = await self._queue.own(settings.name, self.id)
+            except StoreUnavailableError:
+                own = None
+            if own is None or self._stopping:
+                await asyncio.sleep(STAND_BY)
+                continue
+            log.info("target.owned", target=settings.name, worker=self.id, epoch=own.epoch)
+            try:
+                await self._serve(settings, own)
+            except* FencedError:
+                log.warning("target.fenced", target=settings.name, worker=self.id, epoch=own.epoch)
+
+    async def _serve(self, settings: TargetSettings, own: Ownership) -> None:
+        """Run everything that a target needs. Raises FencedError (in a group) when it is another worker's."""
+        assert self._channels is not None
+        await self._insist(self._find_rivals)
+        target = Target(self._settings, settings, own, self._queue, self._channels, rivals=lambda: self._rivals)
+        target.stopping = self._stopping
+        self.targets[settings.name] = target
+        self._watch()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(Inventory(target, self._settings).run())
+                group.create_task(Dispatcher(target, self._policy).run())
+                group.create_task(Beside(target, Slot.EMBED).run())
+                group.create_task(Beside(target, Slot.SIDE).run())
+        finally:
+            del self.targets[settings.name]
+            await target.close()
+
+    def _watch(self) -> None:
+        """Listen to the wake-ups of the targets we own."""
+        if self._inbox is not None:
+            self._inbox.watch(self.targets)
+
+    # -- what comes in
+
+    async def _take_orders(self) -> None:
+        inbox = await self._insist(lambda: self._store.inbox("worker", self.id))
+        self._inbox = inbox
+        self._watch()
+        try:
+            while True:
+                try:
+                    order = await inbox.receive()
+                except StoreUnavailableError:
+                    await asyncio.sleep(RECOVER)
+                    for target in self.targets.values():
+                        target.wake()  # wake-ups may have been missed
+                    continue
+                if order is not None:
+                    self._obey(order)
+        finally:
+            self._inbox = None
+            await inbox.close()
+
+    def _obey(self, order: Order) -> None:
+        """One order of the store. Unknown verbs are a newer version's and none of ours."""
+        if order.verb == "gateways":
+            self._tasks.spawn(self._find_gateways(), "gateways.now")
+        if order.target is None or (target := self.targets.get(order.target)) is None:
+            return
+        if order.verb == "wake":
+            target.wake(Slot(order.slot) if order.slot in set(Slot) else None)
+        elif order.verb == "probe":
+            target.probe_wanted.set()
+        elif order.verb == "cancel" and order.job_id is not None:
+            run = target.runs.get(order.job_id)
+            if run is not None and run.job.epoch == order.epoch:
+                run.cancel(Code(order.code) if order.code in set(Code) else Code.CANCELLED)
+
+    # -- loops
+
+    async def _every(self, seconds: float, step: Callable[[], Awaitable[object]]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await step()
+            except StoreUnavailableError as error:
+                log.debug("store.unavailable", error=error.message)
+            due = loop.time() + seconds
+            await asyncio.sleep(seconds)
+            if (lag := loop.time() - due) > _LAG:
+                log.warning("worker.loop_lag", seconds=round(lag, 3))
+
+    async def _enroll(self) -> None:
+        unreachable = () if self._channels is None else self._channels.unreachable()
+        await self._queue.enroll(WorkerPresence(self.id, self._since, 0.0, (), foreman.__version__, unreachable))
+
+    async def _recover(self) -> None:
+        for job_id in await self._queue.recover():
+            log.info("job.recovered", job_id=job_id)
+
+    async def _find_gateways(self) -> None:
+        assert self._channels is not None
+        before = self._channels.unreachable()
+        self._channels.update(await self._queue.gateways())
+        if self._channels.unreachable() != before:
+            await self._enroll()
+
+    async def _find_rivals(self) -> None:
+        self._rivals = await self._queue.targets()
+
+    @staticmethod
+    async def _insist(step: Callable[[], Awaitable[T]]) -> T:
+        """Do it, again and again while the store is away."""
+        while True:
+            try:
+                return await step()
+            except StoreUnavailableError:
+                await asyncio.sleep(RECOVER)

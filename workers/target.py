@@ -1,0 +1,229 @@
+"""One target that this worker owns: its state, its runs, and who must be told when either changes.
+
+The dispatcher, the slots beside it and the inventory share me; each writes its own part and wakes the others by my
+events. I decide nothing and ask the store for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from foreman.core.jobs import Slot
+from foreman.core.lanes import canonical
+from foreman.core.targets import OPENAI
+from foreman.protocols.keep_alive import parse_keep_alive
+from foreman.tasks import Tasks
+from foreman.upstream.client import Client
+from workers.clock import StoreClock
+from workers.executor import UNSTREAMED, Bench, Run
+from workers.loader import Loader
+from workers.residency import Residency
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from foreman.core.targets import TargetSettings
+    from foreman.link.channel import Channels
+    from foreman.settings import Settings
+    from foreman.store.queue import Queue
+    from foreman.store.records import Claimed, LaneFacts, Ownership, TargetStatus
+    from foreman.upstream.faults import Fault
+    from workers.loader import Load
+
+log = structlog.get_logger(__name__)
+
+
+class Target:
+    """An owned target.
+
+    Args:
+        rivals: what the pool's other targets hold, as last heard.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        target: TargetSettings,
+        own: Ownership,
+        queue: Queue,
+        channels: Channels,
+        *,
+        rivals: Callable[[], list[TargetStatus]],
+    ) -> None:
+        self.settings = target
+        self.name = target.name
+        self.openai = target.kind == OPENAI
+        self.own = own
+        self.queue = queue
+        self.clock = StoreClock()
+        self.tasks = Tasks(f"target[{target.name}]")
+        self.client = Client(target.url, target.token)
+        self.residency = Residency(target.resident)
+        keep_alive = parse_keep_alive(settings.keep_alive)
+        self.loader = Loader(
+            self.client,
+            self.residency,
+            self.clock,
+            self.tasks,
+            keep_alive=keep_alive,
+            patience=settings.upstream_timeout * UNSTREAMED,
+            busy=self.busy,
+        )
+        self._bench = Bench(
+            target=target,
+            client=self.client,
+            queue=queue,
+            channels=channels,
+            keep_alive=keep_alive,
+            upstream_timeout=settings.upstream_timeout,
+            window=settings.spool_bytes,
+            ended=self._ended,
+            down=self.down,
+            unwanted=self._unwanted,
+        )
+        self._rivals = rivals
+        self.runs: dict[str, Run] = {}
+        self.slots: dict[str, Slot] = {}
+        """Job id → the slot of ours it takes (an embedding that drains counts as `drain`)."""
+        self.up = False
+        self.since = self.clock.now()
+        self.error: str | None = "not asked yet"
+        self.next: dict[str, str] | None = None
+        """The lane that is to be loaded next and why, for the page."""
+        self.stopping = False
+        self.wakes = {slot: asyncio.Event() for slot in Slot}
+        self.probe_wanted = asyncio.Event()
+        self.look_wanted = asyncio.Event()
+        self.publish_wanted = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._unsettled: set[asyncio.Task[None]] = set()
+        self._only = frozenset(map(canonical, target.only))
+        self._never = frozenset(map(canonical, target.never))
+
+    # -- what others read
+
+    def takes(self, lane: LaneFacts) -> bool:
+        """Whether a lane's head may run here.
+
+        Not in the inventory: only where no reachable target has it, so that the caller gets some server's own words.
+        """
+        if lane.paused or lane.head_target_only not in {None, self.name}:
+            return False
+        if lane.model in self._never or (self._only and lane.model not in self._only):
+            return False
+        return self.residency.knows(lane.model) or not any(
+            rival.state == "up" and any(canonical(str(entry.get("name"))) == lane.model for entry in rival.tags)
+            for rival in self._rivals()
+            if rival.name != self.name
+        )
+
+    def running(self, slot: Slot) -> dict[str, int]:
+        """Lane → runs in flight in one slot."""
+        counts: dict[str, int] = {}
+        for job_id, taken in self.slots.items():
+            if taken is slot:
+                lane = self.runs[job_id].job.lane
+                counts[lane] = counts.get(lane, 0) + 1
+        return counts
+
+    def busy(self) -> set[str]:
+        """The lanes with runs in flight in any slot."""
+        return {run.job.lane for run in self.runs.values()}
+
+    @property
+    def ready(self) -> bool:
+        """Whether jobs may be claimed."""
+        return self.up and not self.stopping
+
+    # -- what happens
+
+    def start(self, claimed: Claimed, slot: Slot, load: Load | None = None) -> Run:
+        """Run a job that was just claimed."""
+        self.clock.observe(claimed.now)
+        run = Run(claimed, self._bench, load)
+        self.runs[claimed.job.id] = run
+        self.slots[claimed.job.id] = slot
+        self.idle.clear()
+        self.publish_wanted.set()
+        task = self.tasks.spawn(run.run(), f"run[{claimed.job.id}]")
+        self._unsettled.add(task)
+        task.add_done_callback(self._unsettled.discard)
+        return run
+
+    def down(self, fault: Fault) -> None:
+        """It takes no connections: claim nothing until a probe gets through."""
+        if self.up or self.error != fault.message:
+            log.warning("target.down", target=self.name, url=self.settings.url, error=fault.message)
+        if self.up:
+            self.since = self.clock.now()
+            self.residency.forget()
+            self.probe_wanted.set()
+        self.up, self.error = False, fault.message
+        self.publish_wanted.set()
+
+    def came_up(self) -> None:
+        """A probe got through."""
+        if not self.up:
+            log.info("target.up", target=self.name, url=self.settings.url)
+            self.since = self.clock.now()
+            self.up, self.error = True, None
+            self.wake()
+
+    def wake(self, slot: Slot | None = None) -> None:
+        """There may be something to do in this slot (None: in any)."""
+        for one in [slot] if slot is not None else list(Slot):
+            self.wakes[one].set()
+
+    def drop(self) -> None:
+        """The right to the target is lost: every run stops and writes nothing."""
+        self.stopping = True
+        for run in list(self.runs.values()):
+            run.drop()
+        if self.loader.current is not None:
+            self.loader.current.close()
+
+    def give_back(self) -> None:
+        """The worker leaves: what still runs goes back into its lane, or ends with an error once its caller has bytes."""
+        for run in list(self.runs.values()):
+            run.give_back()
+
+    async def settled(self) -> None:
+        """Until the ends of all runs are written."""
+        if self._unsettled:
+            await asyncio.wait(self._unsettled)
+
+    async def close(self) -> None:
+        """End everything."""
+        self.drop()
+        await self.tasks.close()
+        await self.client.close()
+
+    def _ended(self, run: Run) -> None:
+        """A run has let go of the target; what is written of it comes later."""
+        slot = self.slots.pop(run.job.id, None)
+        self.runs.pop(run.job.id, None)
+        if not self.runs:
+            self.idle.set()
+        if slot is Slot.EMBED and not self.openai:
+            self.residency.embeds(run.claimed.canonical, run.claimed.digest)
+        self.wake(slot)
+        self.look_wanted.set()
+        self.publish_wanted.set()
+
+    def _unwanted(self, load: Load) -> None:
+        self.tasks.spawn(self._keep_or_close(load), "unwanted")
+
+    async def _keep_or_close(self, load: Load) -> None:
+        """A cancelled load is closed, unless another job of its lane waits for it."""
+        try:
+            survey = await self.queue.survey(Slot.EMBED if load.order.embedding else Slot.DRAIN)
+            wanted = any(lane.lane == load.lane and self.takes(lane) for lane in survey.lanes)
+        except Exception:  # noqa: BLE001 - whatever keeps the store from answering, a load nobody is known to want ends
+            wanted = False
+        if not wanted:
+            load.close()
+        self.wake(Slot.DRAIN)

@@ -233,7 +233,9 @@ class _Board:
     def left(self, resident: Resident) -> int | None:
         """The highest class among the queued jobs of a resident; None when nothing is queued."""
         view = self.queued.get(resident.lane)
-        return None if view is None else max((r for r, count in enumerate(view.classes) if count), default=view.head_class)
+        return (
+            None if view is None else max((r for r, count in enumerate(view.classes) if count), default=view.head_class)
+        )
 
     def outranks(self, view: LaneView, resident: Resident) -> bool:
         """The lane's head has a higher class than everything the resident has left.
@@ -298,7 +300,8 @@ def _challengers(board: _Board) -> Iterator[tuple[LaneView, list[Resident] | Non
     """The lane that is to be loaded next, with the residents whose place it may take (None: a place is free).
 
     Mostly one. Where its model is resident with other runner options, it can take that resident's place and no other:
-    then the next lane in order follows it, for the places that the first could not use anyway.
+    until it is overdue, the next lane in order follows, for the places that the first could not use anyway. Nobody
+    passes an overdue lane: B2 rests on it.
     """
     waiting, places = list(board.waiting), list(board.target.residents)
     while waiting:
@@ -308,6 +311,8 @@ def _challengers(board: _Board) -> Iterator[tuple[LaneView, list[Resident] | Non
             yield challenger, places if len(board.target.residents) >= board.target.places else None
             return
         yield challenger, [twin]
+        if board.overdue(challenger):
+            return
         places.remove(twin)
         waiting = [view for view in waiting if view.model != challenger.model]
 

@@ -6,7 +6,6 @@ claims and the ends that a residency may have, never how choose() came to them.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from foreman.core.scheduler import quantum, stay
@@ -46,9 +45,7 @@ def check_budget(run: Simulation, first: Residency) -> None:
 def check_starvation(run: Simulation, load: Load) -> None:
     """B2 for the lane C of one load: from its turn c on, only lanes whose turn came first, each once, each in time."""
     c = load.turn
-    between = [other for other in run.loads if c < other.at < load.at]
-    passed = [other for other in between if load.lane in other.blocked]
-    before = [other for other in between if other not in passed]
+    before = [other for other in run.loads if c < other.at < load.at]
     names = [other.lane for other in before]
     assert len(set(names)) == len(names), "a lane came twice before another's turn"
     assert load.lane not in names
@@ -60,33 +57,30 @@ def check_starvation(run: Simulation, load: Load) -> None:
 
 def check_place(run: Simulation, load: Load, c: float) -> None:
     """The place was given in time: no claim past the stay, and the load began when the last run had ended."""
-    start = max([c, *(r.loaded_at for r in run.residencies if r.load_began < load.at)])
+    free = max([c, *(r.loaded_at for r in run.residencies if r.load_began < load.at)])
+    withdrawn = [moment for moment in run.withdrawals if c <= moment <= load.at]
+    settled = max(
+        [free, *withdrawn]
+    )  # from here on nobody else was next; before, a lane that was cancelled may have been
     if load.victim is None:
-        assert load.at <= start + EPSILON, "a free place stood empty"
+        assert load.at <= settled + EPSILON, "a free place stood empty"
         return
-    withdrawn = sum(c <= moment <= load.at for moment in run.withdrawals)
-    limit = max(start, latest_leave(run, load, any_challenger=bool(withdrawn)))
-    slack = EPSILON
-    if withdrawn and run.places > 1:  # another challenger may have another victim, which runs its own last jobs
-        slack += withdrawn * max(job.run for job in run.jobs)
-    else:
-        for moment, outranked in load.victim.claims:
-            own = stay(load.victim.load, load.residency.load, run.policy, outranked=outranked)
-            late = limit if withdrawn else min(limit, max(start, load.victim.loaded_at + own))
-            assert moment <= late + EPSILON, "a resident claimed past its stay"
-    assert load.at <= max(limit, load.victim.last_end) + slack, "a place stood empty"
+    limit = max(settled, latest_leave(run, load, [load.residency.load]))
+    for moment, outranked in load.victim.claims:
+        own = load.victim.loaded_at + stay(load.victim.load, load.residency.load, run.policy, outranked=outranked)
+        assert moment <= min(limit, max(settled, own)) + EPSILON, "a resident claimed past its stay"
+    assert load.at <= max(limit, load.victim.last_end) + EPSILON, "a place stood empty"
+    if withdrawn and run.places == 1:  # cancels or not: the longest of all stays is the end
+        limit = max(free, latest_leave(run, load, [lane.load for lane in run.lanes.values()]))
+        assert load.at <= max(limit, load.victim.last_end) + EPSILON, "a place stood empty"
+        assert all(moment <= limit + EPSILON for moment, _ in load.victim.claims), "cancels lengthened a stay"
 
 
-def latest_leave(run: Simulation, load: Load, *, any_challenger: bool) -> float:
-    """When the stay of the first resident is over whose place the load could take."""
+def latest_leave(run: Simulation, load: Load, challengers: list[float]) -> float:
+    """When the stay of the first resident is over whose place the load could take, whichever load challenges it."""
     model = run.lanes[load.lane].model
     twins = [resident for resident in load.residents if run.lanes[resident.lane].model == model]
-    others = [resident for resident in load.residents if resident not in load.blocked.values()]
-    loads = [lane.load for lane in run.lanes.values()] if any_challenger else [load.residency.load]
     return min(
-        (
-            resident.loaded_at + max(stay(resident.load, seconds, run.policy, outranked=False) for seconds in loads)
-            for resident in twins or others
-        ),
-        default=math.inf,
+        resident.loaded_at + max(stay(resident.load, other, run.policy, outranked=False) for other in challengers)
+        for resident in twins or load.residents
     )

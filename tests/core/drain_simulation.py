@@ -93,8 +93,6 @@ class Load:
     victim: Residency | None
     residents: list[Residency]
     """Those there before it, the victim included."""
-    blocked: dict[str, Residency]
-    """Waiting lanes whose model was resident with other options, in another place than the victim's."""
 
 
 class Simulation:
@@ -295,10 +293,7 @@ class Simulation:
         before, began = list(self.residents.values()), self.turn(swap.lane)
         victim = None if swap.victim is None else self.residents.pop(swap.victim)
         lane = self.lanes[swap.lane]
-        models = {self.lanes[name].model: residency for name, residency in self.residents.items()}
-        assert lane.model not in models, "two lanes of one model"
-        waiting = [name for name, jobs in self.queued.items() if jobs and name not in self.residents]
-        blocked = {name: models[self.lanes[name].model] for name in waiting if self.lanes[name].model in models}
+        assert all(self.lanes[name].model != lane.model for name in self.residents), "two lanes of one model"
         residency = Residency(swap.lane, lane.load, self.now, self.now + lane.load)
         if victim is not None:
             victim.ended, victim.cut, victim.successor = self.now, bool(self.queued[victim.lane]), residency
@@ -307,7 +302,7 @@ class Simulation:
             if victim.cut:
                 self.left_at[victim.lane] = self.now
         self.residencies.append(residency)
-        self.loads.append(Load(self.now, swap.lane, began, swap.reason, residency, victim, before, blocked))
+        self.loads.append(Load(self.now, swap.lane, began, swap.reason, residency, victim, before))
         self.loading = swap.lane
         self._start(residency, residency.loaded_at)  # the job is claimed as `loading`
         self.at(residency.loaded_at, lambda: self._loaded(residency))

@@ -1,5 +1,8 @@
 """The two bounds of ADR-0009 hold on random traffic: deadlines, cancels, agents, feeds, slots, places, shared models."""
 
+import random
+
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -61,4 +64,35 @@ def steady(lanes, target, now, policy):
 )
 @given(traffic())
 def test_on_any_traffic_both_bounds_hold_and_no_timer_is_missing(simulation):
+    check_bounds(simulation.run())
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_on_long_traffic_both_bounds_hold_and_no_timer_is_missing(seed):
+    """More jobs, longer runs and more cancels than a shrinking search tries: rare meetings need many loads."""
+    chance = random.Random(seed)
+    lanes = [Lane(f"lane{index}", chance.choice([0.5, 2, 8, 8, 20, 60]), chance.choice("mnopq")) for index in range(5)]
+    simulation = Simulation(
+        lanes,
+        slots=chance.choice([1, 1, 4]),
+        places=chance.choice([1, 1, 2, 3]),
+        max_wait=chance.choice([*WAITS, {Priority.LOW: 600.0, Priority.NORMAL: 20.0, Priority.HIGH: 15.0}]),
+        decide=steady,
+    )
+    limits = chance.choice([0.0, 0.2, 0.5])
+    moment = 0.0
+    for _ in range(chance.randint(20, 150)):
+        moment += chance.choice([0.0, 0.0, chance.expovariate(1 / 3), chance.expovariate(1 / 20)])
+        simulation.submit(
+            chance.choice(lanes).name,
+            chance.lognormvariate(0, 1) * chance.choice([0.5, 3, 6, 20]),
+            at=moment,
+            priority=chance.choice(list(Priority)),
+            deadline=chance.uniform(1, 400) if chance.random() < limits else None,
+            cancel=chance.uniform(0, 200) if chance.random() < limits else None,
+        )
+    for _ in range(chance.randint(0, 2)):
+        simulation.feed(
+            chance.choice(lanes).name, chance.uniform(0.5, 10), chance.uniform(10, 600), chance.randint(1, 4)
+        )
     check_bounds(simulation.run())

@@ -265,25 +265,33 @@ def test_a_lane_takes_the_place_of_its_own_model_and_no_other():
     assert decide([short, long], on, 128) == Swap("m@8k", "m@4k", Reason.DUE, cut=True)
 
 
+def variants(at):
+    """Two lanes of one model, the first resident and of lower class; the second one's turn comes at `at`."""
+    return [lane("m@4k", 10, LOW, model="m"), lane("m@8k", at, HIGH, model="m", load=60)]
+
+
 def test_while_a_lane_waits_for_its_own_model_the_next_one_takes_a_free_place():
-    lanes = [lane("m@4k", 10, model="m"), lane("m@8k", 20, model="m"), lane("m@2k", 25, model="m"), lane("n", 30)]
+    lanes = [*variants(500), lane("m@2k", 510, HIGH, model="m"), lane("n", 600, LOW)]
     on = target(held("m@4k", running=1, model="m"), places=2)
     assert decide(lanes, on, 100) == Swap("n", None, Reason.ROOM, cut=False)
-    assert decide(lanes, on, 128) == Swap("m@8k", "m@4k", Reason.DUE, cut=True)
+    assert decide(lanes, on, 136) == Swap("m@8k", "m@4k", Reason.CLASS, cut=True)
 
 
-def test_nobody_passes_a_lane_in_the_place_that_it_waits_for():
-    """The quick lane's quantum is shorter: alone it could have the place already."""
-    lanes = [lane("m@4k", 10, model="m"), lane("m@8k", 20, model="m", load=60), lane("quick", 30, load=2)]
-    on = target(held("m@4k", running=1, model="m"), held("n", 200, running=1, load=60), places=2)
-    assert decide(lanes, on, 250) == Wait(300, Hold.STAY)
-    assert decide(lanes, on, 300) == Swap("m@8k", "m@4k", Reason.DUE, cut=True)
+def test_nobody_passes_an_overdue_lane_that_waits_for_its_own_model():
+    on = target(held("m@4k", running=1, model="m"), places=2)
+    assert decide([*variants(50), lane("n", 60)], on, 100) == Wait(136, Hold.STAY)
 
 
-def test_the_next_lane_has_its_own_timer_while_the_first_waits_for_its_own_model():
-    lanes = [lane("m@4k", 10, model="m"), lane("m@8k", 20, model="m", load=60), lane("q", 150), lane("n", 30)]
+def test_nobody_takes_the_place_that_an_earlier_lane_waits_for():
+    """The quick lane's quantum is shorter: alone it would have the place by now."""
     on = target(held("m@4k", running=1, model="m"), held("n", running=1), places=2)
-    assert decide(lanes, on, 120) == Wait(150, Hold.STAY)  # the turn of q, not the stay of m@4k
+    assert decide([*variants(500), lane("quick", 600, HIGH, load=2)], on, 100) == Wait(136, Hold.QUANTUM)
+
+
+def test_each_of_two_challengers_has_its_timer():
+    lanes = [*variants(500), lane("n", 400, LOW), lane("quick", 600, HIGH)]
+    on = target(held("m@4k", running=1, model="m"), held("n", 90, running=1), places=2)
+    assert decide(lanes, on, 110) == Wait(122, Hold.QUANTUM)
 
 
 def test_a_chosen_victim_stays_chosen_though_another_would_be_chosen_now():

@@ -18,24 +18,27 @@ from aiohttp import web
 import foreman
 from foreman.core.errors import Code, Failure
 from foreman.core.ids import UlidFactory
+from foreman.link.address import LinkTLS
+from foreman.link.server import LinkServer
 from foreman.store.errors import StoreUnavailableError
 from foreman.store.records import GatewayPresence
 from foreman.tasks import Tasks
+from foreman.web.auth import Gatekeeper
 from foreman.web.call import Calls
 from foreman.web.connection import CallerConnection
+from foreman.web.dashboard.page import PATH
 from foreman.web.intake import Intake
 from foreman.web.inventory import Inventory
 from foreman.web.middleware import Gate, tidy_headers
 from foreman.web.ollama_api import OllamaAPI
 from foreman.web.openai_api import OpenAIAPI
-from foreman.web.ops_api import OpsAPI
+from foreman.web.ops_api import OpsAPI, sign_in_page
 from foreman.web.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from foreman.link.local import LocalLink
-    from foreman.link.server import LinkServer
     from foreman.settings import Settings
     from foreman.store.client import Store
 
@@ -74,7 +77,7 @@ class Gateway:
         """Listen for callers and, where workers are apart, for their links. Raises OSError: cannot bind."""
         if self._local is not None:
             self._local.register(self.id, self.waiting)
-        else:
+        if self._local is None or "link_addr" in self.settings.model_fields_set:
             await self._listen_for_workers()
         with contextlib.suppress(StoreUnavailableError):
             await self._announce()
@@ -110,13 +113,15 @@ class Gateway:
     # ------------------------------------------------------------------ the ports
 
     def _app(self) -> web.Application:
-        gate = Gate(self.settings)
+        keeper = Gatekeeper(self.settings)
+        gate = Gate(self.settings, keeper, PATH, sign_in_page)
         app = web.Application(middlewares=[gate.middleware], client_max_size=0)
         app.on_response_prepare.append(tidy_headers)
         intake = Intake(self.settings, self.inventory)
         OllamaAPI(self.calls, intake).add_routes(app.router)
         OpenAIAPI(self.calls, intake).add_routes(app.router)
-        OpsAPI(self.settings, self._store.queue, self.inventory, self.calls, gate).add_routes(app.router)
+        findings = tuple(finding.message for finding in self._store.findings)
+        OpsAPI(self._store.queue, self.inventory, self.calls, keeper, findings).add_routes(app.router)
         return app
 
     async def _listen(self) -> None:
@@ -140,7 +145,14 @@ class Gateway:
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def _listen_for_workers(self) -> None:
-        raise NotImplementedError
+        """Open the link port. Raises OSError or ssl.SSLError: cannot bind, or the certificate doesn't serve."""
+        settings = self.settings
+        secret = settings.link_secret or await self._store.queue.link_secret()
+        tls = LinkTLS(settings.link_cert, settings.link_key) if settings.link_cert else None
+        self._links = LinkServer(
+            self.waiting, self.id, secret.encode(), settings.link_bind, settings.link_announce, tls
+        )
+        self._link_address = await self._links.start()
 
     # ------------------------------------------------------------------ the loops
 

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 COOKIE: Final = "foreman_token"
 """The cookie in which the page keeps a token; only the page and `/ops` take it."""
 
-OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/ui/login"})
-"""Open to everybody, whatever the settings; `GET` and `HEAD` of `/` as well."""
+OPEN: Final = frozenset(
+    {("GET", "/healthz"), ("HEAD", "/healthz"), ("GET", "/readyz"), ("HEAD", "/readyz"), ("GET", "/"), ("HEAD", "/")}
+    | {("POST", "/ui")}
+)
+"""Open to everybody, whatever the settings. What is posted to the page is the token itself."""
 
 
 class Role(enum.Enum):

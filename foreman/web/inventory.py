@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from foreman.core import lanes
+from foreman.store.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +27,10 @@ PROBE_WAIT: Final = 1.0
 OPENAI_ONLY_VERSION: Final = "0.24.0"
 """The version told where no Ollama stands behind: clients ask it for the features of the protocol."""
 _PROBE_POLL: Final = 0.05
+_RETRY_AFTER: Final = 0.2
+"""Seconds after a failed attempt in which the next ones fail at once."""
+_SILENT: Final = 3.0
+"""Seconds without a snapshot after which the store counts as away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,10 @@ class Inventory:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._lock = asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._failed_at = float("-inf")
+        self.failure: StoreUnavailableError | None = None
+        """Why the last attempt to read the store failed; None where it did not."""
         self._at = float("-inf")
         self._index: dict[str, list[tuple[TargetStatus, str]]] = {}
         self.targets: tuple[TargetStatus, ...] = ()
@@ -58,23 +67,34 @@ class Inventory:
         """Names that `openai` targets list: no rule of Ollama's holds for them."""
 
     async def fresh(self, max_age: float = MAX_AGE) -> tuple[TargetStatus, ...]:
-        """A snapshot at most `max_age` seconds old. Raises StoreUnavailableError."""
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._at <= max_age:
+        """A snapshot at most `max_age` seconds old. Raises StoreUnavailableError.
+
+        While the store is away everybody shares one attempt in a while, so that nobody waits behind others' time-outs.
+        """
+        began = self._loop.time()
+        if began - self._at <= max_age:
             return self.targets
         async with self._lock:
-            if loop.time() - self._at > max_age:
-                asked_at = loop.time()
+            if self._loop.time() - self._at <= max_age:
+                return self.targets
+            if self.failure is not None and self._failed_at >= began - _RETRY_AFTER:
+                raise self.failure
+            asked_at = self._loop.time()
+            try:
                 self.targets = tuple(await self._queue.targets())
-                self._at = asked_at
-                self._index = _index(self.targets)
-                self.foreign = frozenset(
-                    str(entry.get("name"))
-                    for target in self.targets
-                    if target.kind == "openai"
-                    for entry in target.tags
-                )
+            except StoreUnavailableError as error:
+                self.failure, self._failed_at = error, self._loop.time()
+                raise
+            self._at, self.failure = asked_at, None
+            self._index = _index(self.targets)
+            self.foreign = frozenset(
+                str(entry.get("name")) for target in self.targets if target.kind == "openai" for entry in target.tags
+            )
         return self.targets
+
+    def store_answers(self) -> bool:
+        """Whether the store was heard lately: a snapshot is due each half second."""
+        return self.failure is None and self._loop.time() - self._at < _SILENT
 
     async def find(self, model: str) -> Found | None:
         """Who has `model`; asks for one fresh probe and waits up to a second before it says None.

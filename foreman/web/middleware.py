@@ -41,9 +41,14 @@ _SLASHES: Final = re.compile(r"/{2,}")
 class Gate:
     """The checks of one gateway."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, keeper: auth.Gatekeeper, page: str, sign_in: Callable[[Failure], web.Response]
+    ) -> None:
+        """`page` is the path that answers a missing token with `sign_in`, a form."""
         self._origins = Origins(settings.origins)
-        self._keeper = auth.Gatekeeper(settings)
+        self._keeper = keeper
+        self._page = page
+        self._sign_in = sign_in
         self._guard_host = settings.loopback and not settings.guarded
 
     @web.middleware
@@ -71,6 +76,8 @@ class Gate:
             request[CALLER] = self._admit(request)
             return await handler(request)
         except Failure as failure:
+            if request.path == self._page and failure.code in {Code.UNAUTHORIZED, Code.FORBIDDEN}:
+                return self._sign_in(failure)
             return refusal(request, failure)
         except web.HTTPMethodNotAllowed as error:
             return moved(request) or plain(405, "405 method not allowed", headers={"Allow": allow(error)})
@@ -84,7 +91,7 @@ class Gate:
         if shown is None and request.path.startswith(("/ui", "/ops")):
             shown = auth.from_cookie(request.cookies.get(auth.COOKIE))
         caller = self._keeper.who(shown)
-        if caller is None and (_is_open(request)):
+        if caller is None and _is_open(request):
             return auth.Caller(auth.Role.READER)
         if caller is None:
             raise Failure(
@@ -166,7 +173,7 @@ async def tidy_headers(request: web.BaseRequest, response: web.StreamResponse) -
 
 
 def _is_open(request: web.Request) -> bool:
-    return request.path in auth.OPEN_PATHS or (request.path == "/" and request.method in {"GET", "HEAD"})
+    return (request.method, request.path) in auth.OPEN
 
 
 def _may_read(request: web.Request) -> bool:

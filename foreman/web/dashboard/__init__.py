@@ -1,0 +1,1 @@
+"""The page an operator opens: rendered on the server, readable without JavaScript."""

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 AGAIN: Final = 1.0
 """Seconds before an arq worker that died is started anew."""
 _STOP: Final = 5.0
+_SWEEP: Any = maintenance.sweep  # arq's Protocol for coroutines asks for a __qualname__ that mypy sees on no function
 
 
 class Background:
@@ -36,7 +37,7 @@ class Background:
         self._settings = settings
         self._store = store
         self._tasks = Tasks("background")
-        self._worker: ArqWorker | None = None
+        self._stopping = False
 
     async def start(self) -> None:
         """Begin; returns at once."""
@@ -45,6 +46,7 @@ class Background:
 
     async def stop(self) -> None:
         """End; what arq runs is cancelled and queued again by it."""
+        self._stopping = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP):
                 await self._tasks.close()
@@ -52,17 +54,14 @@ class Background:
 
     async def _forever(self) -> None:
         """An arq worker dies of what its store's outage outlasts; the next one takes over where it stopped."""
-        while True:
-            self._worker = self._make()
+        while not self._stopping:
+            worker = self._make()
             try:
-                await self._worker.async_run()
-            except asyncio.CancelledError:
-                raise
+                await worker.async_run()
             except Exception as error:  # noqa: BLE001 - arq lets any error of its connection through
                 log.warning("background.died", error=repr(error))
             finally:
-                with contextlib.suppress(Exception):  # the connection it closes may be the one that is gone
-                    await self._worker.close()
+                await _end(worker)
             await asyncio.sleep(AGAIN)
 
     def _make(self) -> ArqWorker:
@@ -72,7 +71,7 @@ class Background:
             queue_name=f"foreman:{pool}:arq",
             health_check_key=f"foreman:{pool}:arq:health",
             health_check_interval=maintenance.HEARTBEAT,
-            cron_jobs=[cron(maintenance.sweep, name=f"{pool}:sweep", minute=None, second=0, keep_result=0)],
+            cron_jobs=[cron(_SWEEP, name=f"{pool}:sweep", minute=None, second=0, keep_result=0)],
             ctx=self._context(),
             handle_signals=False,
             keep_result=0,
@@ -82,3 +81,19 @@ class Background:
 
     def _context(self) -> dict[Any, Any]:
         return {"queue": self._store.queue}
+
+
+async def _end(worker: ArqWorker) -> None:
+    """Cancel what an arq worker runs (arq queues it again) and close its connections.
+
+    arq's own `close` gathers the tasks it has just cancelled, and dies of that before the connections' turn.
+    """
+    tasks = list(worker.tasks.values())
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    if worker.pool is None:  # it never got through to the store
+        return
+    with contextlib.suppress(Exception):  # the connection may be the very thing that died
+        await worker.pool.delete(worker.health_check_key)
+    await worker.pool.aclose(close_connection_pool=True)

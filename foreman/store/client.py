@@ -183,10 +183,10 @@ def arq_settings(url: str) -> RedisSettings:
     )
 
 
-def redis_client(url: str) -> Redis:
+def redis_client(url: str, **options: Any) -> Redis:
     """A plain redis-py client for what is neither hot nor the queue's: arq's reads, `doctor`, tests."""
     where = parse(url)
-    account: dict[str, Any] = {"username": where.username, "password": where.password, "db": where.db}
+    account: dict[str, Any] = {"username": where.username, "password": where.password, "db": where.db, **options}
     account |= {"retry": Retry(ExponentialBackoff(cap=1, base=0.05), 3), "socket_timeout": TIMEOUT}
     if where.path is not None:
         return Redis(unix_socket_path=where.path, **account)

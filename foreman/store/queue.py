@@ -15,13 +15,13 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import RUNNING, TERMINAL, Job, Priority, Slot, State, Surface
 from foreman.store import rows
 from foreman.store.errors import FencedError
-from foreman.store.keys import ENDED, JOB, QUEUED
+from foreman.store.keys import ENDED, EVENTS, JOB, QUEUED
 from foreman.store.keys import RUNNING as RUNNING_KEY
 from foreman.store.records import CancelOutcome, Counts, Submitted
 from foreman.store.roster import LATE, Roster
 
 if TYPE_CHECKING:
-    from foreman.store.records import Claimed, NewJob, Ownership, Survey
+    from foreman.store.records import Claimed, Event, NewJob, Ownership, Survey
 
 SIDE_LIMIT: Final = 10_000
 """Queued jobs of the embedding slot and of the side slot each; FOREMAN_MAX_QUEUE does not count them."""
@@ -140,6 +140,15 @@ class Queue(Roster):
             return None
         flat = await self._connection.command("HGETALL", self.keys.of(JOB, job_id))
         return rows.job(job_id, rows.table(flat)) if flat else None
+
+    async def events(self, job_id: str) -> list[Event]:
+        """A job's transitions, oldest first; none where it is unknown or its time is over."""
+        if ":" in job_id:
+            return []
+        return [
+            rows.event(entry)
+            for entry in await self._connection.command("XRANGE", self.keys.of(EVENTS, job_id), "-", "+")
+        ]
 
     async def position(self, job_id: str) -> int | None:
         """1 for the next to start among the queued of its slot by due; None when it isn't queued."""

@@ -109,6 +109,19 @@ class Claimed:
     now: float
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One transition of a job."""
+
+    seq: int
+    state: State
+    previous_state: State | None
+    time: float
+    worker: str | None
+    reason: str
+    attempt: int
+
+
 class CancelOutcome(enum.StrEnum):
     """What a wish to cancel met."""
 

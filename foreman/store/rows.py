@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from foreman.core.jobs import Job, Priority, Slot, State, Surface
 from foreman.store.records import (
     Claimed,
+    Event,
     GatewayPresence,
     LaneFacts,
     NewJob,
@@ -91,6 +92,20 @@ def job(job_id: str, row: dict[str, str]) -> Job:
         error=json.loads(row["error"]) if row.get("error") else None,
         usage=_json(row, "usage"),
         timings=_json(row, "timings"),
+    )
+
+
+def event(entry: Sequence[Any]) -> Event:
+    """One entry of a job's stream: `[b"<seq>-0", [field, value, …]]`."""
+    row = table(entry[1])
+    return Event(
+        seq=int(entry[0].partition(b"-")[0]),
+        state=State(row["state"]),
+        previous_state=State(row["previous_state"]) if row["previous_state"] else None,
+        time=int(row["time"]) / 1000,
+        worker=row["worker"] or None,
+        reason=row["reason"],
+        attempt=int(row["attempt"]),
     )
 
 

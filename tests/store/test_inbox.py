@@ -1,0 +1,66 @@
+"""Waiting to be told: wake-ups for watched targets, one per slot, and none lost to a cancelled task."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foreman.core.jobs import Slot
+from foreman.store import keys as k
+
+if TYPE_CHECKING:
+    from tests.store.ground import Ground
+
+
+async def test_submit_wakes_each_target_that_may_take_it(ground: Ground) -> None:
+    for name in ("gpu1", "gpu2", "gpu3"):
+        await ground.owner(target=name)
+
+    async def wake(name: str) -> list[str]:
+        return sorted(await ground.look.lrange(ground.key(k.WAKE, name), 0, -1))
+
+    await ground.submit(targets=("gpu1", "gpu2"))
+    assert [await wake(name) for name in ("gpu1", "gpu2", "gpu3")] == [["drain"], ["drain"], []]
+    await ground.submit(targets=("gpu1", "gpu2"), target_only="gpu3", lane="lane-a@gpu3")
+    assert [await wake(name) for name in ("gpu1", "gpu2", "gpu3")] == [["drain"], ["drain"], ["drain"]]
+    for _ in range(3):
+        await ground.submit(slot=Slot.EMBED)
+    assert [await wake(name) for name in ("gpu1", "gpu2", "gpu3")] == [["drain", "embed"]] * 3
+
+
+async def test_a_waiting_worker_is_woken_by_a_submit(ground: Ground) -> None:
+    await ground.owner()
+    inbox = await ground.store.inbox("worker", "wk-1")
+    inbox.watch(["gpu1"])
+    while await inbox.receive() is not None:  # what came while it took the target
+        pass
+    waiting = asyncio.ensure_future(inbox.receive())  # noqa: TID251 - awaited below
+    await asyncio.sleep(0)
+    await ground.submit()
+    order = await waiting
+    assert order is not None
+    assert (order.verb, order.target, order.slot) == ("wake", "gpu1", "drain")
+
+
+async def test_nothing_for_a_second_is_none(ground: Ground) -> None:
+    assert await (await ground.store.inbox("gateway", "gw-1")).receive() is None
+
+
+async def test_a_cancelled_wait_loses_no_message(ground: Ground) -> None:
+    await ground.owner()
+    inbox = await ground.store.inbox("worker", "wk-1")
+    inbox.watch(["gpu1"])
+    while await inbox.receive() is not None:
+        pass
+    for _ in range(20):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await inbox.receive()
+        await ground.submit(lane="lane-b")
+        order = await inbox.receive()
+        assert order is not None
+        assert order.verb == "wake"
+        while await ground.look.exists(ground.key(k.WAKE, "gpu1")):
+            await inbox.receive()

@@ -68,9 +68,8 @@ class CallerConnection(RequestHandler):
             log.error("request.died", path=request.path, error=repr(exc), exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is on its way already")
-        return plain(
-            status, {400: "400 Bad Request"}.get(status, f"{status} internal error: see the gateway's log"), close=True
-        )
+        text = b"400 Bad Request" if status == 400 else b"%d internal error: see the gateway's log" % status
+        return plain(status, text, close=True)
 
     def _arm(self) -> None:
         self._head_timer = self._loop.call_later(self._head_within, self._too_slow)

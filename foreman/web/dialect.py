@@ -1,61 +1,65 @@
-"""The words in which a path answers: how failures, streams and JSON look to the clients of that path.
+"""The dialect of one path: what its streams are, what its JSON is called, and how it says that something failed.
 
-The relay and the middleware ask me for bytes; the protocols know the formats. Four dialects: Ollama's own `/api`, OpenAI's
-and its Responses under `/v1`, Anthropic's `/v1/messages`, and foreman's own for everything else.
+The relay and the middleware ask me for bytes; protocols/words.py knows Ollama's, OpenAI's and Anthropic's words. Paths
+of foreman's own (`/jobs`, `/ops`) say `{"error": {"code", "message", "retryable"}}`.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import secrets
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from foreman.core.errors import Code, Failure
 from foreman.link.channel import Framing
-from foreman.protocols import gojson
+from foreman.protocols import gojson, openai, words
 
-_TYPES: Final = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-}
-_ANTHROPIC_TYPES: Final = {**_TYPES, 413: "request_too_large", 503: "overloaded_error"}
+_JSON: Final = "application/json"
+_JSON_UTF8: Final = "application/json; charset=utf-8"
 _MESSAGE_LIMIT: Final = 2000
+"""Characters of a target's error body that are repeated where it is no JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One way of answering. Use the instances below, or `of_path`."""
+    """How answers on one path look."""
 
-    name: str
-    stream_framing: Framing
-    stream_type: str
-    """Content-Type of a stream."""
-    json_type: str
-    """Content-Type of an answer that is no stream."""
-    error_type: str
+    path: str
 
-    def error_body(self, failure: Failure) -> bytes:
-        """The body of an answer that fails before its first byte."""
-        return _BODIES[self.name](failure)
+    @property
+    def openai(self) -> bool:
+        """The path is one of OpenAI's or Anthropic's."""
+        return self.path.startswith("/v1/")
+
+    @property
+    def stream_framing(self) -> Framing:
+        """What a stream is made of."""
+        return Framing.SSE if self.openai else Framing.NDJSON
+
+    @property
+    def stream_type(self) -> str:
+        """Content-Type of a stream."""
+        return "text/event-stream" if self.openai else "application/x-ndjson"
+
+    @property
+    def json_type(self) -> str:
+        """Content-Type of an answer that is no stream."""
+        return _JSON if self.openai else _JSON_UTF8
+
+    def error_body(self, failure: Failure) -> tuple[bytes, str]:
+        """Body and Content-Type of an answer that fails before its first byte."""
+        if self.openai or self.path.startswith("/api/"):
+            return words.error_body(self.path, failure.status, failure.message, failure.code)
+        return gojson.dumps({"error": failure.as_dict()}) + b"\n", _JSON_UTF8
 
     def stream_error(self, failure: Failure, events: bool) -> bytes:
         """What a stream says when it fails after its head: a line, or an event."""
-        if not events:
-            return gojson.dumps({"error": failure.message}) + b"\n"
-        if self.name == "anthropic":
-            return b"event: error\ndata: " + gojson.dumps(_anthropic(failure)) + b"\n\n"
-        if self.name == "responses":
-            said = {"type": "error", "code": str(failure.code), "message": failure.message, "param": None}
-            return b"event: error\ndata: " + gojson.dumps(said) + b"\n\n"
-        return b"data: " + gojson.dumps(_openai(failure)) + b"\n\n"
+        return words.stream_error(self.path, events, failure.message, failure.code)
 
     def upstream_failure(self, status: int, body: bytes) -> Failure:
         """A target's own error answer as a failure that can be told in band."""
-        return Failure(Code.UPSTREAM_ERROR, message_in(body) or f"the target answered {status}", status=status)
+        message = openai.message_in(body) or body.decode(errors="replace").strip()[:_MESSAGE_LIMIT]
+        return Failure(Code.UPSTREAM_ERROR, message or f"the target answered {status}", status=status)
 
     def failure_headers(self, failure: Failure) -> tuple[tuple[str, str], ...]:
         """What goes beside a failure's body."""
@@ -65,55 +69,3 @@ class Dialect:
         if failure.code is Code.UNAUTHORIZED:
             headers.append(("WWW-Authenticate", 'Bearer realm="foreman"'))
         return tuple(headers)
-
-
-_JSON_UTF8: Final = "application/json; charset=utf-8"
-
-OLLAMA: Final = Dialect("ollama", Framing.NDJSON, "application/x-ndjson", _JSON_UTF8, _JSON_UTF8)
-OPENAI: Final = Dialect("openai", Framing.SSE, "text/event-stream", "application/json", "application/json")
-RESPONSES: Final = Dialect("responses", Framing.SSE, "text/event-stream", "application/json", "application/json")
-ANTHROPIC: Final = Dialect("anthropic", Framing.SSE, "text/event-stream", "application/json", "application/json")
-FOREMAN: Final = Dialect("foreman", Framing.RAW, "application/json", _JSON_UTF8, _JSON_UTF8)
-
-
-def of_path(path: str) -> Dialect:
-    """The dialect a path is answered in."""
-    if path.startswith("/v1/messages"):
-        return ANTHROPIC
-    if path.startswith("/v1/responses"):
-        return RESPONSES
-    if path.startswith("/v1/"):
-        return OPENAI
-    return OLLAMA if path.startswith("/api/") else FOREMAN
-
-
-def message_in(body: bytes) -> str:
-    """The sentence in an error body of any dialect; the text itself where it is none; "" for nothing."""
-    try:
-        said: Any = json.loads(body)
-    except ValueError:
-        return body.decode(errors="replace").strip()[:_MESSAGE_LIMIT]
-    error = said.get("error") if isinstance(said, dict) else None
-    if isinstance(error, dict):
-        error = error.get("message")
-    return error if isinstance(error, str) else body.decode(errors="replace").strip()[:_MESSAGE_LIMIT]
-
-
-def _openai(failure: Failure) -> dict[str, Any]:
-    kind = _TYPES.get(failure.status, "api_error")
-    return {"error": {"message": failure.message, "type": kind, "param": None, "code": None}}
-
-
-def _anthropic(failure: Failure) -> dict[str, Any]:
-    kind = _ANTHROPIC_TYPES.get(failure.status, "api_error")
-    said = {"type": kind, "message": failure.message}
-    return {"type": "error", "error": said, "request_id": f"req_{secrets.token_hex(12)}"}
-
-
-_BODIES: Final = {
-    "ollama": lambda failure: gojson.dumps({"error": failure.message}),
-    "openai": lambda failure: gojson.dumps(_openai(failure)) + b"\n",
-    "responses": lambda failure: gojson.dumps(_openai(failure)) + b"\n",
-    "anthropic": lambda failure: gojson.dumps(_anthropic(failure)) + b"\n",
-    "foreman": lambda failure: gojson.dumps({"error": failure.as_dict()}) + b"\n",
-}

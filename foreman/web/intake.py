@@ -13,10 +13,11 @@ from foreman.core import lanes
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Slot
 from foreman.protocols.ollama import peek
-from foreman.web import dialect
+from foreman.protocols.words import not_found_message
 from foreman.web.auth import Role
 from foreman.web.body import read_body
 from foreman.web.call import Order, wants_events
+from foreman.web.dialect import Dialect
 from foreman.web.middleware import CALLER
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ class Intake:
         only = self._picked(request)
         targets = () if found is None else tuple(target.name for target in found.targets)
         if only is not None and targets and only.name not in targets:
-            raise Failure(Code.MODEL_NOT_FOUND, f"{_missing(path, seen.model)} on target {only.name!r}")
+            raise Failure(Code.MODEL_NOT_FOUND, f"{not_found_message(path, seen.model)} on target {only.name!r}")
         digest = None if found is None else found.digest
         return Order(
-            dialect=dialect.of_path(path),
+            dialect=Dialect(path),
             endpoint=path,
             body=body,
             model=seen.model,
@@ -92,7 +93,7 @@ class Intake:
         body = await read_body(request, self.settings.max_body)
         seen = peek(request.path, body)
         return Order(
-            dialect=dialect.OLLAMA,
+            dialect=Dialect(request.path),
             endpoint=request.path,
             body=body,
             model=seen.model,
@@ -115,7 +116,7 @@ class Intake:
         if found is not None and path in _OLLAMA_ONLY:
             found = found.on_ollama()
         if found is None and self.inventory.reachable() and not lanes.is_cloud(model):
-            raise Failure(Code.MODEL_NOT_FOUND, _missing(path, model))
+            raise Failure(Code.MODEL_NOT_FOUND, not_found_message(path, model))
         return found
 
     def _picked(self, request: web.Request) -> TargetStatus | None:
@@ -156,10 +157,3 @@ def _slot(path: str, seen: Peek) -> Slot:
     if path == "/api/show" or seen.is_unload or lanes.is_cloud(seen.model):
         return Slot.SIDE
     return Slot.DRAIN
-
-
-def _missing(path: str, model: str) -> str:
-    """Ollama's words for a model it does not have."""
-    if path in EMBEDDINGS:
-        return f"model {lanes.go_quote(model)} not found, try pulling it first"
-    return f"model '{model}' not found"

@@ -14,9 +14,10 @@ import structlog
 from aiohttp import HttpVersion11, hdrs, web
 
 from foreman.core.errors import Code, Failure
+from foreman.protocols import words
 from foreman.web import auth
 from foreman.web.cors import Origins, host_is_local, host_name, same_origin
-from foreman.web.dialect import of_path
+from foreman.web.dialect import Dialect
 from foreman.web.response import Sent
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Gate:
         origin = request.headers.get(hdrs.ORIGIN)
         host = request.headers.get(hdrs.HOST)
         if host is None and request.version >= HttpVersion11:
-            return plain(400, "400 Bad Request: missing required Host header", close=True)
+            return plain(400, b"400 Bad Request: missing required Host header", close=True)
         if self._guard_host and not (host_is_local(host) or self._origins.names_host(host_name(host or ""))):
             return empty(403)
         if origin is not None and not self._origins.allows(origin, host):
@@ -80,9 +81,9 @@ class Gate:
                 return self._sign_in(failure)
             return refusal(request, failure)
         except web.HTTPMethodNotAllowed as error:
-            return moved(request) or plain(405, "405 method not allowed", headers={"Allow": allow(error)})
+            return moved(request) or plain(405, words.WRONG_METHOD, headers={"Allow": allow(error)})
         except web.HTTPNotFound:
-            return moved(request) or plain(404, "404 page not found")
+            return moved(request) or plain(404, words.UNKNOWN_PATH)
 
     def _admit(self, request: web.Request) -> auth.Caller:
         shown = auth.bearer(request.headers.get(hdrs.AUTHORIZATION))
@@ -115,20 +116,21 @@ class Gate:
 
 def refusal(request: web.Request, failure: Failure) -> web.Response:
     """A failure as an answer in the words of the path's dialect."""
-    dialect = of_path(request.path)
+    dialect = Dialect(request.path)
     if failure.code in {Code.UNAUTHORIZED, Code.FORBIDDEN, Code.PAYLOAD_TOO_LARGE}:
         log.info("request.refused", code=failure.code, path=request.path)
-    response = web.Response(status=failure.status, body=dialect.error_body(failure))
-    response.headers[hdrs.CONTENT_TYPE] = dialect.error_type
+    body, content_type = dialect.error_body(failure)
+    response = web.Response(status=failure.status, body=body)
+    response.headers[hdrs.CONTENT_TYPE] = content_type
     _add(response, dialect.failure_headers(failure))
     if not request.content.is_eof():
         response.force_close()  # the rest of the body is not worth reading
     return response
 
 
-def plain(status: int, text: str, *, headers: dict[str, str] | None = None, close: bool = False) -> web.Response:
+def plain(status: int, text: bytes, *, headers: dict[str, str] | None = None, close: bool = False) -> web.Response:
     """A short text, its Content-Type without a charset as gin writes it."""
-    response = web.Response(status=status, body=text.encode(), headers=headers)
+    response = web.Response(status=status, body=text, headers=headers)
     response.headers[hdrs.CONTENT_TYPE] = _PLAIN
     if close:
         response.force_close()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from foreman.core.errors import Code, Failure
 from foreman.link.channel import Framing
+from foreman.protocols import ndjson
 
 if TYPE_CHECKING:
     from foreman.link.channel import Feedback, Head, Headers
@@ -40,7 +41,6 @@ _PRIVATE: Final = (
     "keep-alive",
     "proxy-",
 )
-_LAST_LINES: Final = (b'"done":true', b'"status":"success"', b'{"error":')
 
 
 class Phase(enum.IntEnum):
@@ -145,7 +145,7 @@ class Relay:
         if self.phase is not Phase.STREAMING:
             self._begin(None)
         self._last = unit
-        self._wire.chunk(self._wrapped(unit) if self._manner.wrap else unit, len(unit))
+        self._wire.chunk(ndjson.native_to_sse(unit) if self._manner.wrap else unit, len(unit))
 
     def end(self) -> None:
         """The answer is complete."""
@@ -157,8 +157,8 @@ class Relay:
         elif self.phase is not Phase.STREAMING:
             self.fail(Failure(Code.UPSTREAM_TRUNCATED, "the target's stream ended before its first line"))
         else:
-            if self._manner.wrap and not self._last.startswith(b'{"error":'):
-                self._wire.chunk(b"data: [DONE]\n\n")
+            if self._manner.wrap and ndjson.error_in(self._last) is None:
+                self._wire.chunk(ndjson.SSE_DONE)
             self._close()
 
     def error(self, failure: Failure) -> None:
@@ -248,7 +248,7 @@ class Relay:
             return False
         if self._events_out():
             return self._manner.wrap or self._last.endswith(b"\n\n")
-        return self._last.endswith(b"\n") and not any(mark in self._last for mark in _LAST_LINES)
+        return self._last.endswith(b"\n") and not _is_last(self._last)
 
     def _commit_early(self) -> None:
         headers = (("Content-Type", self._manner.content_type), *(STREAM_HEADERS if self._manner.stream else ()))
@@ -311,17 +311,17 @@ class Relay:
             self.fail(Failure(Code.UPSTREAM_TRUNCATED, "the target's answer to a stream is empty"))
             return
         if self._manner.wrap and status < 400:
-            body = self._wrapped(body) + b"data: [DONE]\n\n"
+            body = ndjson.native_to_sse(body) + ndjson.SSE_DONE
         elif self.phase is Phase.COMMITTED and self._manner.events:
-            body = self._wrapped(body)
+            body = ndjson.native_to_sse(body)
         self._begin(len(body))
         self._wire.chunk(body)
         self._close()
 
     def _refuse(self, failure: Failure) -> None:
         """A failure before anything was sent: its true status, in the words of the caller's dialect."""
-        body = self._manner.dialect.error_body(failure)
-        headers = [("Content-Type", self._manner.dialect.error_type), *self._manner.dialect.failure_headers(failure)]
+        body, content_type = self._manner.dialect.error_body(failure)
+        headers = [("Content-Type", content_type), *self._manner.dialect.failure_headers(failure)]
         self._wire.commit(failure.status, (*headers, *self._identity), len(body))
         self._wire.chunk(body)
         self._close()
@@ -343,10 +343,6 @@ class Relay:
         end = b"\n\n" if self._events_out() else b"\n"
         return b"" if self._manner.wrap or not self._last or self._last.endswith(end) else end
 
-    @staticmethod
-    def _wrapped(line: bytes) -> bytes:
-        return b"data: " + line.strip(b"\r\n") + b"\n\n"
-
     def _close(self) -> None:
         self._wire.finish()
         self._ended()
@@ -356,6 +352,11 @@ class Relay:
         if self._timer is not None:
             self._timer.cancel()
         self.event.set()
+
+
+def _is_last(line: bytes) -> bool:
+    """Whether no line follows this one: the answer's end, a progress' end, an error."""
+    return ndjson.ends(line) or ndjson.error_in(line) is not None or b'"status":"success"' in line
 
 
 def _passes(name: str) -> bool:

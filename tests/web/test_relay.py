@@ -9,11 +9,15 @@ import pytest
 
 from foreman.core.errors import Code, Failure
 from foreman.link.channel import Framing, Head
-from foreman.web import dialect
+from foreman.web.dialect import Dialect
 from foreman.web.relay import HOLD, Manner, Phase, Relay
 
 pytestmark = pytest.mark.looptime
 
+NATIVE = Dialect("/api/chat")
+OPENAI = Dialect("/v1/chat/completions")
+RESPONSES = Dialect("/v1/responses")
+ANTHROPIC = Dialect("/v1/messages")
 NDJSON = Head(200, (("Content-Type", "application/x-ndjson"),), Framing.NDJSON)
 SSE = Head(200, (("Content-Type", "text/event-stream"), ("X-Request-Id", "r1")), Framing.SSE)
 RAW = Head(200, (("Content-Type", "application/json; charset=utf-8"),), Framing.RAW)
@@ -81,7 +85,7 @@ class Script:
 
     def __init__(self, **manner) -> None:
         self.wire = FakeWire()
-        given = {"dialect": dialect.OLLAMA, "stream": True, "head_after": 20.0, "heartbeat": 15.0, **manner}
+        given = {"dialect": NATIVE, "stream": True, "head_after": 20.0, "heartbeat": 15.0, **manner}
         self.relay = Relay(self.wire, Manner(**given), "JOB")
         self.workers = []
 
@@ -187,7 +191,7 @@ async def test_other_headers_of_the_target_pass_but_not_those_the_gateway_answer
         ),
         Framing.SSE,
     )
-    s = Script(dialect=dialect.OPENAI)
+    s = Script(dialect=OPENAI)
     s.start(head, EVENT)
     assert s.wire.headers == {
         "Content-Type": "text/event-stream",
@@ -243,7 +247,7 @@ async def test_a_stream_gets_its_head_after_20_s_then_a_space_each_15_s():
 
 
 async def test_events_get_comment_lines_while_they_wait(speaking):
-    s = speaking(Script(dialect=dialect.OPENAI))
+    s = speaking(Script(dialect=OPENAI))
     await asyncio.sleep(50.1)
     assert s.wire.headers["Content-Type"] == "text/event-stream"
     assert s.wire.sent == [b": queued position=3 eta=41s\n"] * 2
@@ -303,7 +307,7 @@ async def test_no_heartbeat_into_a_pipe_that_nobody_reads():
 
 
 async def test_a_heartbeat_is_never_inside_an_event(speaking):
-    s = speaking(Script(dialect=dialect.OPENAI))
+    s = speaking(Script(dialect=OPENAI))
     s.start(SSE, b"data: cut")
     await asyncio.sleep(100)
     assert s.wire.sent == [b"data: cut"]
@@ -324,9 +328,9 @@ async def test_a_load_answered_after_the_early_head_is_one_object():
 @pytest.mark.parametrize(
     ("of", "content_type", "body"),
     [
-        (dialect.OLLAMA, "application/json; charset=utf-8", b'{"error":"gone"}'),
+        (NATIVE, "application/json; charset=utf-8", b'{"error":"gone"}'),
         (
-            dialect.OPENAI,
+            OPENAI,
             "application/json",
             b'{"error":{"message":"gone","type":"api_error","param":null,"code":null}}\n',
         ),
@@ -392,9 +396,9 @@ async def test_a_stream_cut_inside_a_line_gets_its_error_on_a_line_of_its_own():
 @pytest.mark.parametrize(
     ("of", "start"),
     [
-        (dialect.OPENAI, b'data: {"error":{"message":"cut"'),
-        (dialect.ANTHROPIC, b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"cut"}'),
-        (dialect.RESPONSES, b'event: error\ndata: {"type":"error","code":"upstream_truncated","message":"cut"'),
+        (OPENAI, b'data: {"error":{"message":"cut"'),
+        (ANTHROPIC, b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"cut"}'),
+        (RESPONSES, b'event: error\ndata: {"type":"error","code":"upstream_truncated","message":"cut"'),
     ],
 )
 async def test_a_failure_in_a_stream_of_events_is_the_dialects_own_event(of, start):

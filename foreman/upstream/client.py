@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import structlog
@@ -223,22 +223,21 @@ class Call(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
         if self._over:
-            transport.abort()
+            self._transport.abort()
             return
-        tune(transport)
+        tune(self._transport)
         head, body = self._wire
         self._wire = (b"", b"")
         if len(body) <= _JOIN_BELOW:
-            transport.write(head + body)
+            self._transport.write(head + body)
         else:
-            transport.write(head)
-            transport.write(body)
+            self._transport.write(head)
+            self._transport.write(body)
         self._heard = self._loop.time()
         if self._paused:
-            transport.pause_reading()
+            self._transport.pause_reading()
         self._watch()
 
     def data_received(self, data: bytes) -> None:

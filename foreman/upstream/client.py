@@ -223,21 +223,22 @@ class Call(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
+        line = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
+        self._transport = line
         if self._over:
-            self._transport.abort()
+            line.abort()
             return
-        tune(self._transport)
+        tune(line)
         head, body = self._wire
         self._wire = (b"", b"")
         if len(body) <= _JOIN_BELOW:
-            self._transport.write(head + body)
+            line.write(head + body)
         else:
-            self._transport.write(head)
-            self._transport.write(body)
+            line.write(head)
+            line.write(body)
         self._heard = self._loop.time()
         if self._paused:
-            self._transport.pause_reading()
+            line.pause_reading()
         self._watch()
 
     def data_received(self, data: bytes) -> None:

@@ -11,11 +11,13 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from foreman.protocols.gojson import dumps
+
 from .asks import RefusalError, unloads
 from .dialects import JSON_BARE, JSON_UTF8, Native, NativeChat, NativeGenerate, Stats, error_body
 from .engine import Engine, EngineError, Pace, Turn
 from .faults import RUNNER_DIED, Kind, Plan
-from .golang import NANOSECONDS, dumps
+from .golang import NANOSECONDS
 from .reply import BrokenRunnerError, CleanEndError, Reply
 from .speech import embedding, speak
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from foreman.core.lanes import ModelNameError, go_quote, is_cloud, parse
+from foreman.protocols.goscan import EmptyBodyError, GoJSONError
 
 from .engine import RunnerOptions
-from .golang import GoError
-from .structs import ANY, BOOL, INT, KEEP_ALIVE, MAP, STRING, EmptyBodyError, Field, Items, Struct, read
+from .structs import ANY, BOOL, INT, KEEP_ALIVE, MAP, STRING, Field, Items, Struct, read
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue, Model
@@ -152,7 +152,7 @@ def read_native(body: bytes, shape: Struct) -> dict[str, Any]:
         return read(body, shape)
     except EmptyBodyError:
         raise RefusalError(400, "missing request body") from None
-    except GoError as error:
+    except GoJSONError as error:
         raise RefusalError(400, str(error)) from None
 
 
@@ -190,9 +190,10 @@ def chat(request: dict[str, Any], catalogue: Catalogue) -> Ask:
     messages = request.get("messages") or []
     ask.empty = not messages
     _common(ask, request)
-    if not _unloads(ask):
+    if not unloads(ask):
         ask.tools = request.get("tools") or []
         _capabilities(ask, "chat", insert=False)
+        _options(ask, request.get("options") or {})
     ask.prompt = "\n".join(f"{message.get('role', '')}: {message.get('content', '')}" for message in messages)
     ask.prompt_tokens = sum(3 + len(message.get("content", "").split()) for message in messages)
     ask.images = _images([image for message in messages for image in message.get("images") or []])
@@ -211,8 +212,9 @@ def generate(request: dict[str, Any], catalogue: Catalogue) -> Ask:
     if ask.raw and (request.get("template") or request.get("system") or request.get("context")):
         raise RefusalError(400, "raw mode does not support template, system, or context")
     _common(ask, request)
-    if not _unloads(ask):
+    if not unloads(ask):
         _capabilities(ask, "generate", insert=bool(request.get("suffix")))
+        _options(ask, request.get("options") or {})
     ask.prompt = f"{request.get('system', '')}{prompt}{request.get('suffix', '')}"
     ask.prompt_tokens = 3 + len(ask.prompt.split()) + len(request.get("context") or [])
     ask.images = _images(request.get("images") or [])
@@ -245,7 +247,7 @@ def embeddings(request: dict[str, Any], catalogue: Catalogue) -> Ask:
 
 def unloads(ask: Ask) -> bool:
     """Whether it only asks for the model to go: nothing to answer and `keep_alive` 0."""
-    return _unloads(ask)
+    return ask.empty and ask.keep_alive_ns == 0
 
 
 def _embedding(ask: Ask, request: dict[str, Any], inputs: list[str]) -> None:
@@ -261,10 +263,6 @@ def _embedding(ask: Ask, request: dict[str, Any], inputs: list[str]) -> None:
     if not ask.truncate and any(count > room for count in counts):
         raise RefusalError(400, "the input length exceeds the context length")
     ask.prompt_tokens = sum(min(count, room) for count in counts)
-
-
-def _unloads(ask: Ask) -> bool:
-    return ask.empty and ask.keep_alive_ns == 0
 
 
 def _check_top(request: dict[str, Any]) -> None:
@@ -302,8 +300,6 @@ def _common(ask: Ask, request: dict[str, Any]) -> None:
     else:
         spelled = go_quote(json.dumps(wanted, ensure_ascii=False))
         ask.bad_format = f'invalid format: {spelled}; expected "json" or a valid JSON Schema object'
-    if not _unloads(ask):
-        _options(ask, request.get("options") or {})
 
 
 _JSON_TYPES: Final = ("object", "array", "string", "integer", "number", "boolean", "null")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from foreman.protocols.goscan import GoJSONError
+
 from .asks import RefusalError
-from .golang import GoError
 from .structs import ANY, BOOL, FLOAT, INT, STRING, Items, Struct, read
 
 MESSAGE: Final = Struct(
@@ -63,7 +64,7 @@ def read_v1(body: bytes, shape: Struct) -> dict[str, Any]:
     """A /v1 body, or a 400 of the /v1 layer in Go's words."""
     try:
         return read(body, shape)
-    except GoError as error:
+    except GoJSONError as error:
         raise RefusalError(400, str(error), middleware=True) from None
 
 

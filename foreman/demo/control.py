@@ -10,9 +10,10 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from foreman.protocols.gojson import dumps
+
 from .asks import RefusalError
 from .dialects import JSON_UTF8
-from .golang import dumps
 
 if TYPE_CHECKING:
     from aiohttp import web

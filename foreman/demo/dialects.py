@@ -13,7 +13,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from .golang import dumps, timestamp
+from foreman.protocols.gojson import dumps
+
+from .golang import timestamp
 from .speech import logprob
 
 if TYPE_CHECKING:
@@ -223,7 +225,7 @@ class OpenAIChat(Dialect):
         if piece.thinking:
             delta["reasoning"] = piece.text
         if piece.tool_calls:
-            delta["tool_calls"] = _openai_calls(piece.tool_calls)
+            delta["tool_calls"] = openai_calls(piece.tool_calls)
         choice = {"index": 0, "delta": delta, "finish_reason": None}
         if self.ask.logprobs and piece.text:
             choice["logprobs"] = {"content": self.logprobs(piece.text)}
@@ -243,7 +245,7 @@ class OpenAIChat(Dialect):
         if speech.thinking:
             message["reasoning"] = speech.thinking
         if speech.tool_calls:
-            message["tool_calls"] = _openai_calls(speech.tool_calls)
+            message["tool_calls"] = openai_calls(speech.tool_calls)
         choice = {"index": 0, "message": message, "finish_reason": _reason(speech)}
         if self.ask.logprobs:
             content = [entry for piece in speech.pieces if piece.text for entry in self.logprobs(piece.text)]
@@ -327,7 +329,8 @@ def usage(stats: Stats) -> dict[str, int]:
     }
 
 
-def _openai_calls(calls: Any) -> list[dict[str, Any]]:
+def openai_calls(calls: Any) -> list[dict[str, Any]]:
+    """Tool calls OpenAI's way: arguments as a string of JSON."""
     return [
         {
             "id": call["id"],

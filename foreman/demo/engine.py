@@ -13,7 +13,9 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from .golang import FOREVER, NANOSECONDS, timestamp
+from foreman.protocols.keep_alive import FOREVER_NS
+
+from .golang import NANOSECONDS, timestamp
 from .ledger import Ledger, Load, Seen
 
 if TYPE_CHECKING:
@@ -268,7 +270,7 @@ class Engine:
             return
         self._set_expiry(runner)
         runner.stop_timer()
-        if runner.session_ns < FOREVER:
+        if runner.session_ns < FOREVER_NS:
             loop = asyncio.get_running_loop()
             runner.timer = loop.call_later(runner.session_ns / NANOSECONDS, self._unload, runner)
         self._ledger.note()

@@ -162,18 +162,18 @@ class Plan:
         self.all_gates.append(gate)
         return gate
 
-    def fault_for(self, model: str, path: str) -> Fault | None:
-        """The fault this request runs into, used up by it."""
+    def fault_for(self, model: str, path: str, *, by_path: bool = False) -> Fault | None:
+        """The fault this request runs into, used up by it; `by_path`: only one that names this path."""
         for fault in self.faults:
-            if fault.kind != Kind.LOAD_FAILS and _fits(fault, model, path):
+            if fault.kind != Kind.LOAD_FAILS and _fits(fault, model, path) and not (by_path and fault.path is None):
                 _use_up(fault, self.faults)
                 return fault
         return None
 
-    def gate_for(self, model: str, path: str) -> Gate | None:
-        """The gate this request will stand at."""
+    def gate_for(self, model: str, path: str, *, by_path: bool = False) -> Gate | None:
+        """The gate this request will stand at; `by_path`: only one that names this path."""
         for gate in self.gates:
-            if gate.at == "answer" and _fits(gate, model, path):
+            if gate.at == "answer" and _fits(gate, model, path) and not (by_path and gate.path is None):
                 _use_up(gate, self.gates)
                 return gate
         return None

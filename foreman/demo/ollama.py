@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiohttp import web
 
+from foreman.protocols.keep_alive import FOREVER_NS, nanoseconds
 from foreman.tasks import Tasks
 
-from . import golang
 from .answering import Answering
 from .catalogue import Catalogue, Model, model
 from .control import control_routes
 from .engine import Engine, Pace
 from .faults import Fault, Gate, Kind, Plan
 from .ledger import Ledger, Load, Seen
+from .management import Management
 from .origins import DEFAULT_ORIGINS
 from .routes import Routes
 from .server import Server
@@ -109,14 +110,16 @@ class FakeOllama:
             slots=slots or (OPENAI_SLOTS if openai else 1),
             max_loaded=sys.maxsize if openai else max_loaded,
             max_queue=max_queue,
-            keep_alive_ns=golang.FOREVER if openai else golang.keep_alive(keep_alive) or 0,
+            keep_alive_ns=FOREVER_NS if openai else nanoseconds(keep_alive),
         )
         routes = Routes(
             Answering(self.engine, self.plan, self.pace, self.ledger, fast=fast, repeatable=repeatable),
             self.catalogue,
             version,
         )
-        table = routes.openai() | ({} if openai else routes.native()) | control_routes(self)
+        management = Management(self.catalogue, self.engine, self.pace, self.plan)
+        native = {} if openai else routes.native() | management.routes()
+        table = routes.openai() | native | control_routes(self)
         self._server = Server(self.ledger, table, (*DEFAULT_ORIGINS, *origins), gin=not openai, token=token)
         self._runner: web.AppRunner | None = None
         self._host = host

@@ -69,11 +69,25 @@ def same_origin(origin: str, host: str) -> bool:
 
 def host_allowed(host: str) -> bool:
     """Whether a server bound to loopback answers to this Host: local names and addresses only."""
-    name = host.rsplit(":", 1)[0] if host.count(":") == 1 else host
-    name = name.strip("[]").lower()
+    name = _name(host)
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
         own = socket.gethostname().lower()
         return name in {"", "localhost", own} or name.endswith((".localhost", ".local", ".internal"))
     return address.is_loopback or address.is_private or address.is_unspecified
+
+
+def is_address(host: str) -> bool:
+    """Whether a Host is an address, not a name: Ollama answers OPTIONS to a local name itself, with 204."""
+    try:
+        ipaddress.ip_address(_name(host))
+    except ValueError:
+        return False
+    return True
+
+
+def _name(host: str) -> str:
+    """The Host without its port."""
+    name = host.rpartition(":")[0] if host.count(":") == 1 or "]:" in host else host
+    return name.strip("[]").lower()

@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import asks, compat
+from foreman.protocols.gojson import dumps
+
+from . import asks, compat, compat_events
 from .asks import RefusalError, read_native
+from .dialect_events import Messages, Responses
 from .dialects import JSON_BARE, JSON_UTF8, Dialect, NativeChat, NativeGenerate, OpenAIChat, OpenAICompletion
-from .golang import dumps
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -53,6 +55,8 @@ class Routes:
             "/v1/chat/completions": {"POST": self.v1_chat},
             "/v1/completions": {"POST": self.v1_completions},
             "/v1/embeddings": {"POST": self.v1_embeddings},
+            "/v1/responses": {"POST": self.v1_responses},
+            "/v1/messages": {"POST": self.v1_messages},
         }
 
     # ------------------------------------------------------------------------------------------- looking
@@ -134,6 +138,18 @@ class Routes:
         if ask.empty:
             raise RefusalError(400, "a prompt is required")
         return await self.answering.infer(call.reply, call.seen, ask, self._dialect(OpenAICompletion, ask, request))
+
+    async def v1_responses(self, call: Call) -> web.StreamResponse:
+        """A conversation in OpenAI's newer way."""
+        request = self._v1(call, compat_events.RESPONSES)
+        ask = asks.chat(compat_events.responses(request), self.catalogue)
+        return await self.answering.infer(call.reply, call.seen, ask, self._dialect(Responses, ask, request))
+
+    async def v1_messages(self, call: Call) -> web.StreamResponse:
+        """A conversation, Anthropic's way."""
+        request = self._v1(call, compat_events.MESSAGES)
+        ask = asks.chat(compat_events.messages(request), self.catalogue)
+        return await self.answering.infer(call.reply, call.seen, ask, self._dialect(Messages, ask, request))
 
     async def v1_embeddings(self, call: Call) -> web.StreamResponse:
         """Vectors, OpenAI's way."""

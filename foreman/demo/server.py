@@ -17,7 +17,7 @@ from aiohttp import web
 from .answering import refusal
 from .asks import RefusalError
 from .ledger import Ledger, Seen
-from .origins import PREFLIGHT, host_allowed, origin_allowed, same_origin
+from .origins import PREFLIGHT, host_allowed, is_address, origin_allowed, same_origin
 from .reply import Reply
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ class Server:
             headers |= {"Access-Control-Allow-Origin": told, "Vary": "Origin"}
         if not host_allowed(host):
             return web.Response(status=403, headers=headers)
+        if request.method == "OPTIONS" and not is_address(host):
+            return web.Response(status=204, headers=allow)
         return None
 
     async def _expect(self, request: web.Request) -> None:

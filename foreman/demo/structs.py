@@ -10,11 +10,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .golang import GoError, keep_alive
-
-
-class EmptyBodyError(GoError):
-    """No body at all: Go's io.EOF."""
+from foreman.protocols.gojson import fold
+from foreman.protocols.goscan import GoJSONError, scan
+from foreman.protocols.keep_alive import KeepAliveError, nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +59,13 @@ def read(body: bytes, shape: Struct) -> dict[str, Any]:
 
     Raises:
         EmptyBodyError: there is no body.
-        GoError: Go's complaint about the JSON or about a type.
+        GoJSONError: Go's complaint about the JSON or about a type.
     """
     value = parse(body)
     if value is None:
         return {}
     if not isinstance(value, Pairs):
-        raise GoError(f"json: cannot unmarshal {_kind(value)} into Go value of type {shape.type}")
+        raise GoJSONError(f"json: cannot unmarshal {_kind(value)} into Go value of type {shape.type}")
     return _struct(value, shape, shape.type.rpartition(".")[2])
 
 
@@ -94,48 +92,15 @@ def parse(body: bytes) -> Any:
 
     Raises:
         EmptyBodyError: nothing but white space.
-        GoError: in the words of Go's scanner, for the commonest mistakes.
+        GoJSONError: in the words of Go's scanner.
     """
+    scan(body)
     text = body.decode(errors="replace")
-    start = len(text) - len(text.lstrip(" \t\n\r"))
-    if start == len(text):
-        raise EmptyBodyError("EOF")
     try:
-        value: Any = _DECODER.raw_decode(text, start)[0]
-    except json.JSONDecodeError as error:
-        raise GoError(_complaint(error, text)) from None
-    except RecursionError:
-        raise GoError("exceeded max depth") from None
+        value: Any = _DECODER.raw_decode(text, len(text) - len(text.lstrip(" \t\n\r")))[0]
+    except (json.JSONDecodeError, RecursionError):  # what Go takes and Python does not
+        raise GoJSONError("exceeded max depth") from None
     return value
-
-
-_PLACES: Final = {
-    "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
-    "Expecting ':' delimiter": "after object key",
-    "Expecting ',' delimiter": "after object key:value pair",
-    "Expecting value": "looking for beginning of value",
-    "Illegal trailing comma before end of object": "looking for beginning of object key string",
-    "Illegal trailing comma before end of array": "looking for beginning of value",
-}
-
-
-def _complaint(error: json.JSONDecodeError, text: str) -> str:
-    at = error.pos
-    while at < len(text) and text[at] in " \t\n\r":
-        at += 1
-    if at >= len(text) or error.msg.startswith("Unterminated string"):
-        return "unexpected EOF"
-    if error.msg.startswith("Invalid control character"):
-        return f"invalid character {_go_char(text[at])} in string literal"
-    if error.msg.startswith("Invalid \\escape"):
-        return f"invalid character {_go_char(text[at + 1])} in string escape code"
-    place = _PLACES.get(error.msg, "looking for beginning of value")
-    return f"invalid character {_go_char(text[at])} {place}"
-
-
-def _go_char(char: str) -> str:
-    named = {"'": r"'\''", '"': "'\"'", "\n": r"'\n'", "\t": r"'\t'", "\r": r"'\r'"}
-    return named.get(char, f"'{char}'")
 
 
 def _kind(value: Any) -> str:
@@ -150,9 +115,9 @@ def _kind(value: Any) -> str:
 
 def _struct(pairs: Pairs, shape: Struct, path: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    names = {name.lower(): name for name in shape.fields}
+    names = {fold(name): name for name in shape.fields}
     for key, value in pairs:
-        name = names.get(key.lower())
+        name = names.get(fold(key))
         if name is None:
             continue
         if value is not None:  # null leaves a field as it was
@@ -172,7 +137,7 @@ def _value(value: Any, shape: Shape, path: str) -> Any:
     if shape.kind == "any":
         return plain(value)
     if shape.kind == "keep_alive":
-        return keep_alive(plain(value))
+        return _keep_alive(plain(value))
     kind = _kind(value)
     if shape.kind == "int":
         if kind == "number" and isinstance(value, int):
@@ -187,8 +152,15 @@ def _zero(shape: Shape) -> Any:
     return {} if isinstance(shape, Struct) else [] if isinstance(shape, Items) else ""
 
 
-def _mismatch(value: Any, path: str, wanted: str) -> GoError:
+def _mismatch(value: Any, path: str, wanted: str) -> GoJSONError:
     kind = _kind(value)
     if kind == "number" and wanted == "int":
         kind = f"number {json.dumps(value)}"
-    return GoError(f"json: cannot unmarshal {kind} into Go struct field {path} of type {wanted}")
+    return GoJSONError(f"json: cannot unmarshal {kind} into Go struct field {path} of type {wanted}")
+
+
+def _keep_alive(value: Any) -> int:
+    try:
+        return nanoseconds(value)
+    except KeepAliveError as error:
+        raise GoJSONError(str(error)) from None

@@ -53,13 +53,18 @@ class Traffic:
         self.answered = 0
         """Calls that got their whole answer."""
 
-    def start(self) -> None:
-        """Let the callers begin."""
+    async def start(self) -> None:
+        """Let the callers begin as soon as the gateway knows their models."""
         self._session = aiohttp.ClientSession(
             headers=self._headers,
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None),
         )
+        self._tasks.spawn(self._open(), "open")
+
+    async def _open(self) -> None:
+        while not await self._known():
+            await asyncio.sleep(0.1)
         for number, model in enumerate(self._models):
             self._spawn(self._person, f"person-{model}", model, number)
         self._spawn(self._agent, "agent", self._models[0], 10)
@@ -85,6 +90,13 @@ class Traffic:
                     await self._pause(dice, 2.0)
 
         self._tasks.spawn(forever(), name)
+
+    async def _known(self) -> bool:
+        """Whether the gateway lists every model."""
+        assert self._session is not None
+        async with self._session.get(f"{self._url}/api/tags") as reply:
+            names = {str(entry.get("name")) for entry in (await reply.json()).get("models") or ()}
+        return all({name, f"{name}:latest"} & names for name in (*self._models, self._embedder))
 
     async def _person(self, model: str, dice: random.Random) -> None:
         """Asks, reads along, thinks, asks again."""

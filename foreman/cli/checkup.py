@@ -194,7 +194,7 @@ async def _target(target: TargetSettings, *, container: bool) -> list[Finding]:
             Finding(
                 Level.PROBLEM,
                 subject,
-                f"{target.url}: {fault.message}",
+                fault.message,
                 advice(target, fault.kind, container=container),
             )
         ]
@@ -224,7 +224,7 @@ def advice(target: TargetSettings, kind: Kind, *, container: bool) -> str:
     if is_loopback(host):
         if container:
             return (
-                f"inside a container {host} is the container itself: for a server on the host write "
+                f"inside a container {host} is the container itself: start it there, or for a server on the host write "
                 f"http://{HOST_ALIAS}:{port} (Linux: with --add-host={HOST_ALIAS}:host-gateway)"
             )
         return "start it there: ollama serve" if target.kind == "ollama" else "start it"

@@ -59,16 +59,15 @@ async def _live(settings: Settings, folder: str, targets: str, model: str, *, tr
 
     changes = {"targets": targets, "targets_file": None, "redis_url": None, "data_dir": Path(folder)}
     settings = settings_with(settings, **changes)
-    async with contextlib.AsyncExitStack() as stack:
 
-        async def announce(house: House) -> None:
-            greet(settings, house.url, model)
-            if traffic and house.url is not None:
-                callers = Traffic(house.url, MODELS, EMBEDDER, token=settings.token)
-                stack.push_async_callback(callers.stop)
-                callers.start()
+    async def announce(house: House) -> None:
+        greet(settings, house.url, model)
+        if traffic and house.url is not None:
+            callers = Traffic(house.url, MODELS, EMBEDDER, token=settings.token)
+            house.before_leaving(callers.stop)
+            await callers.start()
 
-        await live(House(settings), announce)
+    await live(House(settings), announce)
 
 
 def settings_with(settings: Settings, **changes: object) -> Settings:
@@ -85,7 +84,7 @@ async def simulated_targets() -> AsyncIterator[str]:
     async with contextlib.AsyncExitStack() as stack:
         fakes = [
             await stack.enter_async_context(
-                FakeOllama(models=[*MODELS, EMBEDDER], load_seconds=3.0, max_loaded=2, tokens=60, interval=0.03)
+                FakeOllama(models=[*MODELS, EMBEDDER], load_seconds=3.0, max_loaded=2, tokens=60, token_seconds=0.03)
             )
             for _ in TARGETS
         ]

@@ -103,6 +103,10 @@ class House:
         await self._parts.aclose()
         log.info("house.stopped")
 
+    def before_leaving(self, callback: Callable[[], Awaitable[object]]) -> None:
+        """Await `callback` first of all when this house stops."""
+        self._parts.push_async_callback(callback)
+
     async def _open_store(self) -> Store:
         url = self.settings.redis_url
         if url is None:

@@ -63,7 +63,7 @@ class Traffic:
         self._tasks.spawn(self._open(), "open")
 
     async def _open(self) -> None:
-        while not await self._known():
+        while not await self._known():  # noqa: ASYNC110 - a caller gets no event from a gateway
             await asyncio.sleep(0.1)
         for number, model in enumerate(self._models):
             self._spawn(self._person, f"person-{model}", model, number)

@@ -1,0 +1,43 @@
+# make run    start foreman in front of the Ollama that answers, else of a small model on this CPU
+# make test   everything that can be tested here; the last lines say what was skipped for want of what
+# make check  format, lint, types, import floors
+# make faults kill -9 and the like (QUICK=1: two minutes)       make bench  what the relay costs, as ratios
+# make soak   traffic for MINUTES=10, memory printed            make setup  the venv with all tools
+# PYTHON=python3.12 picks a Python, ARGS='…' goes to pytest, the bench or foreman run.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+MINUTES ?= 10
+export VENV
+export FOREMAN_TEST_NODE_MODULES ?= $(CURDIR)/.cache/node/node_modules
+
+# QUICK=1 leaves out the tests marked slow.
+QUICK_ARGS := $(if $(QUICK),-m "not slow",)
+
+.PHONY: run setup check test faults bench soak
+
+run:
+	@scripts/setup run
+	@exec $(BIN)/foreman run $(ARGS)
+
+setup:
+	@scripts/setup dev
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup
+	@scripts/test-parts
+	$(BIN)/python -m pytest tests $(ARGS)
+
+faults: setup
+	$(BIN)/python -m pytest tests/faults tests/walkthrough/test_kill.py $(QUICK_ARGS) $(ARGS)
+
+bench: setup
+	$(BIN)/python tests/bench/run.py $(ARGS)
+
+soak: setup
+	$(BIN)/python tests/bench/soak.py --minutes $(MINUTES) $(ARGS)

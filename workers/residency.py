@@ -99,7 +99,10 @@ class Residency:
 
     def load_seconds(self, lane: str) -> float:
         """The expected load of a lane in seconds."""
-        return self._loads.get(lane, _DEFAULT_LOAD)
+        known = self._loads.get(lane)
+        if known is not None:
+            return known
+        return sum(self._loads.values()) / len(self._loads) if self._loads else _DEFAULT_LOAD
 
     @property
     def loads(self) -> dict[str, float]:

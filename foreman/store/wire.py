@@ -196,12 +196,13 @@ class _Pipe(asyncio.Protocol):
         self._buffer: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._why = "connection closed by the server"
+        self._ended = False
+        self._why = "not connected"
 
     def send(self, args: tuple[Any, ...]) -> asyncio.Future[Any]:
         """Queue one command for this loop turn's write; the future of its reply."""
         future = self._loop.create_future()
-        if self._transport is None or self._transport.is_closing():
+        if not self.alive:
             future.set_exception(StoreUnavailableError(f"The store is away ({self._why})."))
             return future
         if not self._buffer:
@@ -215,13 +216,13 @@ class _Pipe(asyncio.Protocol):
     @property
     def alive(self) -> bool:
         """Whether commands can be sent."""
-        return self._transport is not None and not self._transport.is_closing()
+        return self._transport is not None and not self._ended and not self._transport.is_closing()
 
     def abort(self, why: str) -> None:
-        """Drop the connection."""
-        self._why = why
+        """Drop the connection; what waits on it fails at once."""
         if self._transport is not None:
             self._transport.abort()
+        self._end(why)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods only
@@ -230,12 +231,25 @@ class _Pipe(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
+                if not self._waiting:
+                    self.abort("the server sent a reply nobody had asked for")
+                    return
                 self._give(reply)
-        except (hiredis.ProtocolError, IndexError) as error:
+        except hiredis.ProtocolError as error:
             self.abort(f"the server speaks no RESP: {error}")
 
+    def eof_received(self) -> None:
+        self._end("connection closed by the server")
+
     def connection_lost(self, exc: Exception | None) -> None:
-        why = str(exc) if exc else self._why
+        self._end(str(exc) if exc else "connection closed")
+
+    def _end(self, why: str) -> None:
+        """Fail what waits and tell the wire, at the first of the signs that the connection is over."""
+        if self._ended:
+            return
+        self._ended = True
+        self._why = why
         if self._watch is not None:
             self._watch.cancel()
         self._buffer.clear()

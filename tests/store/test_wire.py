@@ -1,0 +1,251 @@
+"""The wire: replies in order, one write a turn, healing by itself, every kind of trouble one kind of error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import ssl
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uvloop
+
+from foreman.store.client import locator, redis_client
+from foreman.store.embedded import EmbeddedServer
+from foreman.store.errors import ScriptError, StoreUnavailableError
+from foreman.store.keys import Keys
+from foreman.store.url import parse
+from foreman.store.wire import Wire
+from tests.store.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+TLS = Path(__file__).with_name("tls")
+
+
+@contextlib.asynccontextmanager
+async def dialled(url: str, **options: Any) -> AsyncIterator[Wire]:
+    where = parse(url)
+    wire = Wire(where, locator(where), **options)
+    try:
+        await wire.open(5.0)
+        yield wire
+    finally:
+        await wire.close()
+
+
+class Server(asyncio.Protocol):
+    """Answers each PING properly and all else as the test says (None: hang up)."""
+
+    def __init__(self, answer: Callable[[bytes], bytes | None]) -> None:
+        self._answer = answer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        reply = b"+PONG\r\n" if b"PING" in data else self._answer(data)
+        if reply is None:
+            self._transport.close()
+        else:
+            self._transport.write(reply)
+
+
+@contextlib.asynccontextmanager
+async def server(answer: Callable[[bytes], bytes | None], tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    loop = asyncio.get_running_loop()
+    listening = await loop.create_server(lambda: Server(answer), "127.0.0.1", 0, ssl=tls)
+    try:
+        yield f"redis{'s' if tls else ''}://localhost:{listening.sockets[0].getsockname()[1]}"
+    finally:
+        listening.close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+async def test_replies_find_their_commands(valkey: str, run) -> None:
+    async def main() -> list[bytes]:
+        async with dialled(valkey) as wire:
+            return await asyncio.gather(*(wire.command("ECHO", f"{number}") for number in range(2000)))
+
+    assert await asyncio.to_thread(run, main()) == [b"%d" % number for number in range(2000)]
+
+
+async def test_the_commands_of_one_turn_leave_in_one_write(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with dialled(valkey) as wire:
+        pipe, writes = wire._pipe, []
+        assert pipe is not None
+        real = pipe._transport
+
+        class Spy:
+            def write(self, data: bytes) -> None:
+                writes.append(data)
+                real.write(data)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+        monkeypatch.setattr(pipe, "_transport", Spy())
+        await asyncio.gather(*(wire.command("PING") for _ in range(50)))
+        assert len(writes) == 1
+
+
+async def test_bytes_pass_unharmed_in_any_size(valkey: str, pool: str) -> None:
+    async with dialled(valkey) as wire:
+        key = f"{Keys(pool).prefix}blob"
+        for blob in (b"", b"\r\n$-1\r\n", bytes(range(256)) * 20_000):
+            await wire.command("SET", key, blob, "PX", 60_000)
+            assert await wire.command("GET", key) == blob
+
+
+async def test_a_cancelled_command_does_not_shift_the_replies(valkey: str) -> None:
+    async with dialled(valkey) as wire:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await wire.command("ECHO", "nobody waits for me")
+        assert await wire.command("ECHO", "mine") == b"mine"
+
+
+async def test_a_flushed_script_is_sent_again(valkey: str, pool: str) -> None:
+    async with dialled(valkey, preload=False) as wire:
+        await wire.command("SCRIPT", "FLUSH")
+        for _ in range(2):
+            assert await wire.script("counts", Keys(pool).prefix) == [0, 0, 0, 0, 0, 0]
+
+
+async def test_what_the_server_refuses_is_our_fault(valkey: str) -> None:
+    async with dialled(valkey) as wire:
+        with pytest.raises(ScriptError, match="unknown command"):
+            await wire.command("NONSENSE")
+        assert await wire.command("ECHO", "still there") == b"still there"
+
+
+@pytest.mark.parametrize("word", ["LOADING", "OOM", "MISCONF", "BUSY", "NOAUTH"])
+async def test_a_server_unfit_for_now_is_unavailable(word: str) -> None:
+    async with server(lambda _: f"-{word} not now\r\n".encode()) as url, dialled(url, preload=False) as wire:
+        with pytest.raises(StoreUnavailableError, match=word):
+            await wire.command("SET", "a", "b")
+
+
+async def test_a_demoted_primary_is_looked_for_anew() -> None:
+    asked = []
+    async with server(lambda _: b"-READONLY You can't write against a read only replica.\r\n") as url:
+        where = parse(url)
+        find = locator(where)
+
+        async def locate() -> tuple[str, int]:
+            asked.append(1)
+            return await find()
+
+        wire = Wire(where, locate, preload=False)
+        await wire.open(5.0)
+        with pytest.raises(StoreUnavailableError):
+            await wire.command("SET", "a", "b")
+        await wire.command("PING")
+        assert len(asked) == 2
+        await wire.close()
+
+
+async def test_what_was_in_flight_when_the_line_broke_fails_and_the_next_goes_through() -> None:
+    answers = iter([None])
+    async with server(lambda _: next(answers, b"+OK\r\n")) as url, dialled(url, preload=False) as wire:
+        lost = await asyncio.gather(*(wire.command("SET", "a", n) for n in range(3)), return_exceptions=True)
+        assert all(isinstance(error, StoreUnavailableError) for error in lost)
+        assert await wire.command("SET", "a", "b") == b"OK"
+
+
+async def test_a_silent_server_is_given_up() -> None:
+    async with server(lambda _: b"") as url, dialled(url, preload=False, timeout=0.1) as wire:
+        with pytest.raises(StoreUnavailableError, match=r"no reply within 0\.1 s"):
+            await wire.command("GET", "a")
+        await wire.command("PING")
+
+
+async def test_one_that_speaks_no_resp_is_given_up() -> None:
+    async with server(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n") as url, dialled(url, preload=False) as wire:
+        with pytest.raises(StoreUnavailableError, match="speaks no RESP"):
+            await wire.command("GET", "a")
+
+
+async def test_a_reply_nobody_asked_for_is_no_crash() -> None:
+    async with server(lambda _: b"+OK\r\n+OK\r\n") as url, dialled(url, preload=False) as wire:
+        assert await wire.command("GET", "a") == b"OK"
+        await wait_until(lambda: wire._pipe is None or not wire._pipe.alive)
+        await wire.command("PING")
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    where = parse(f"unix://{tmp_path}/none.sock")
+    wire = Wire(where, locator(where), patience=0.01)
+    with pytest.raises(StoreUnavailableError, match=r"none\.sock does not answer"):
+        await wire.open(0.05)
+    with pytest.raises(StoreUnavailableError):
+        await wire.command("PING")
+    await wire.close()
+
+
+async def test_closed_is_closed(valkey: str) -> None:
+    async with dialled(valkey) as wire:
+        blocked = asyncio.gather(wire.command("BLPOP", "foreman:none:list", 5), return_exceptions=True)
+        await asyncio.sleep(0)  # it is on its way
+        await wire.close()
+        (error,) = await blocked
+        assert isinstance(error, StoreUnavailableError)
+        begun = time.monotonic()
+        with pytest.raises(StoreUnavailableError, match="closed"):
+            await wire.command("PING")
+        assert time.monotonic() - begun < 0.4
+
+
+async def test_over_tls_with_the_certificate_checked() -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(TLS / "cert.pem", TLS / "key.pem")
+    async with server(lambda _: b"+OK\r\n", context) as url:
+        async with dialled(f"{url}?ssl_ca_certs={TLS}/cert.pem", preload=False) as wire:
+            assert await wire.command("GET", "a") == b"OK"
+        async with dialled(f"{url}?ssl_cert_reqs=none", preload=False) as wire:
+            assert await wire.command("GET", "a") == b"OK"
+        where = parse(url)
+        stranger = Wire(where, locator(where))
+        with pytest.raises(StoreUnavailableError, match="certificate verify failed"):
+            await stranger.open(1.0)
+        await stranger.close()
+
+
+async def test_user_password_and_database(valkey: str) -> None:
+    async with redis_client(valkey) as client:
+        await client.execute_command("ACL", "SETUSER", "wire", "on", ">geheim", "~*", "+@all")
+        try:
+            path = valkey.removeprefix("unix://")
+            async with dialled(f"unix://wire:geheim@{path}?db=3") as wire:
+                info = (await wire.command("CLIENT", "INFO")).decode()
+                assert " user=wire " in info
+                assert " db=3 " in info
+            where = parse(f"unix://wire:wrong@{path}")
+            stranger = Wire(where, locator(where))
+            with pytest.raises(StoreUnavailableError, match="WRONGPASS"):
+                await stranger.open(0.2)
+            await stranger.close()
+        finally:
+            await client.execute_command("ACL", "DELUSER", "wire")
+
+
+async def test_a_killed_server_costs_what_was_in_flight_and_no_more(tmp_path: Path) -> None:
+    embedded = EmbeddedServer(tmp_path, "always")
+    embedded.start()
+    try:
+        async with dialled(embedded.url, patience=10.0) as wire:
+            await wire.command("SET", "kept", "yes")
+            blocked = asyncio.gather(wire.command("BLPOP", "none", 30), return_exceptions=True)
+            await asyncio.sleep(0)  # it is on its way
+            assert embedded.pid is not None
+            os.kill(embedded.pid, signal.SIGKILL)
+            (error,) = await blocked
+            assert isinstance(error, StoreUnavailableError)
+            assert await wire.command("GET", "kept") == b"yes"
+    finally:
+        embedded.stop()

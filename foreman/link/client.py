@@ -114,7 +114,8 @@ class LinkClient:
 
     def _wire(self, gateway: str) -> WorkerWire | None:
         known = self._gateways.get(gateway)
-        return None if known is None else known.wire
+        # A wire whose end `_keep` has not heard of yet would take a job and never say that it is gone.
+        return known.wire if known is not None and known.wire is not None and not known.wire.closing else None
 
     async def _wait(self, gateway: str) -> WorkerWire:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -171,10 +172,10 @@ class LinkClient:
                 waiter.set_result(None)
         if not gateway.wanted:
             wire.retire()
-        reason = await wire.closed
+        await asyncio.wait([wire.closed])  # not `await wire.closed`: a cancel of this task would cancel the future
         gateway.wire = None
-        gateway.reason = f"the link was lost: {reason}"
-        log.info("link.down", gateway=gateway.id, reason=reason)
+        gateway.reason = f"the link was lost: {wire.closed.result()}"
+        log.info("link.down", gateway=gateway.id, reason=wire.closed.result())
 
     def _failed(self, gateway: _Gateway, reason: str) -> None:
         if reason != gateway.reason:

@@ -132,6 +132,8 @@ class GatewayWire(Wire):
         # Anything else is of a run that is over here, or of a newer version: skipped.
 
     def _greet(self, kind: int, payload: bytes) -> None:
+        if self.closing:
+            return  # refused already; the rest of what it sent in one go is not worth a word
         try:
             self.send_now(self._hello.step(kind, payload))
         except HelloError as error:

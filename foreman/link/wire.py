@@ -108,14 +108,9 @@ class Wire(asyncio.Protocol):
         """Write what waits. Nothing happens on a closing transport: uvloop raises on a write after close."""
         out = self._out
         transport = self._transport
-        if not out:
-            return
-        if transport is None or transport.is_closing():
-            out.clear()
-            return
-        data = out[0] if len(out) == 1 else b"".join(out)
+        if out and transport is not None and not transport.is_closing():
+            transport.write(out[0] if len(out) == 1 else b"".join(out))
         out.clear()
-        transport.write(data)
 
     def _flush_turn(self) -> None:
         self._flushing = False
@@ -200,6 +195,11 @@ class Wire(asyncio.Protocol):
         self._reason = reason
         if self._transport is not None:
             self._transport.abort()
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._transport is None or self._transport.is_closing()
 
     @property
     def peer(self) -> str:

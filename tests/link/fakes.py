@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from foreman.link.address import parse, spell
 from foreman.link.channel import Channels, Framing, Head
 from foreman.link.client import LinkClient
 from foreman.link.server import LinkServer
+from foreman.protocols.link import Decoder, Frame, Kind
+from foreman.protocols.link_hello import GatewayHello, WorkerHello
 from foreman.store.records import GatewayPresence
+from foreman.tasks import Tasks
 
 if TYPE_CHECKING:
     from foreman.link.local import LocalLink
@@ -152,3 +158,113 @@ async def linked(door: FakeDoor, *, secret=SECRET, tls=None, pace: Pace | None =
     client.update([presence(address)])
     await wait_until(lambda: client._wire(GATEWAY))
     return Channel(door, client, server=server, client=client)
+
+
+class RawPeer:
+    """An end of a link whose every byte is the test's own: greets properly, then says what it is told to."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+        self._decoder = Decoder()
+        self._frames: list[Frame] = []
+
+    @classmethod
+    async def dial(cls, address: str, *, worker=WORKER, secret=SECRET) -> RawPeer:
+        """A worker, its hello done."""
+        peer = cls(*await asyncio.open_connection(*parse(address)))
+        hello = WorkerHello(secret, worker, GATEWAY, secrets.token_bytes(32))
+        peer.say(hello.open())
+        try:
+            while not hello.done:
+                kind, _, payload = await peer.hear()
+                peer.say(hello.step(kind, payload))
+        except BaseException:
+            await peer.close()
+            raise
+        return peer
+
+    async def greet(self, *, secret=SECRET) -> None:
+        """As a gateway: take the hello of who has dialled."""
+        hello = GatewayHello(secret, GATEWAY, secrets.token_bytes(32))
+        while not hello.done:
+            kind, _, payload = await self.hear()
+            self.say(hello.step(kind, payload))
+
+    def say(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def hear(self, timeout: float = 20) -> Frame:
+        """The next frame that is no ping. Raises IncompleteReadError at the end of the connection."""
+        async with asyncio.timeout(timeout):
+            while True:
+                while self._frames:
+                    frame = self._frames.pop(0)
+                    if frame[0] != Kind.PING:
+                        return frame
+                data = await self.reader.read(65536)
+                if not data:
+                    raise asyncio.IncompleteReadError(b"", None)
+                self._frames += self._decoder.feed(data)
+
+    async def ended(self, timeout: float = 20) -> None:
+        """Wait for the other end to close."""
+        async with asyncio.timeout(timeout):
+            with contextlib.suppress(ConnectionError):
+                while await self.reader.read(65536):
+                    pass
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def raw_gateway():
+    """A port where the next worker that dials becomes a RawPeer: `(address, queue of peers)`."""
+    peers: asyncio.Queue[RawPeer] = asyncio.Queue()
+    server = await asyncio.start_server(lambda r, w: peers.put_nowait(RawPeer(r, w)), "127.0.0.1", 0)
+    try:
+        yield spell(*server.sockets[0].getsockname()[:2]), peers
+    finally:
+        server.close()
+
+
+class Pipe:
+    """A TCP relay between the two ends that can turn into a black hole: connected, but nothing comes through."""
+
+    def __init__(self, address: str) -> None:
+        self._to = parse(address)
+        self._open = asyncio.Event()
+        self._open.set()
+        self._tasks = Tasks("pipe")
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", 0)
+        self.address = spell(*self._server.sockets[0].getsockname()[:2])
+        return self
+
+    async def __aexit__(self, *exc) -> None:
+        self._server.close()
+        await self._tasks.close()
+        for writer in self._writers:
+            writer.close()
+
+    def swallow(self) -> None:
+        """From now on nothing comes through, and nobody is told."""
+        self._open.clear()
+
+    async def _join(self, reader, writer) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*self._to)
+        self._writers += [writer, far_writer]
+        self._tasks.spawn(self._pump(reader, far_writer), "up")
+        self._tasks.spawn(self._pump(far_reader, writer), "down")
+
+    async def _pump(self, reader, writer) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                await self._open.wait()
+                writer.write(data)
+                await writer.drain()
+            writer.close()

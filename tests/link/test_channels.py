@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+
 import pytest
 
 from foreman.core.errors import Code, Failure
-from tests.link.fakes import HEAD, FakeControl, wait_until
+from foreman.link.local import LocalLink
+from tests.link.fakes import GATEWAY, HEAD, WINDOW, FakeControl, FakeDoor, linked, wait_until
 
 
 async def test_an_answer_arrives_as_it_was_said(channel):
@@ -38,6 +42,139 @@ async def test_a_failure_arrives_with_all_its_words(channel):
     said = sink.failure
     assert (said.code, said.message, said.status) == (Code.UPSTREAM_TRUNCATED, "cut off – ende", 599)
     assert (said.retryable, said.retry_after) == (False, 2.5)
+
+
+async def test_a_job_given_back_is_lost_to_its_sink_and_may_come_again(channel):
+    sink = channel.door.expect("job-1")
+    outlet = await channel.open(epoch=1)
+    outlet.working()
+    outlet.back()
+    outlet.end()
+    await wait_until(lambda: "lost" in sink.names)
+    again = await channel.open(epoch=2)
+    again.working()
+    again.error(Failure(Code.STALLED, "no byte for five minutes"))
+    await wait_until(lambda: "error" in sink.names)
+    assert sink.calls == [
+        ("started", 1),
+        ("working",),
+        ("lost",),
+        ("started", 2),
+        ("working",),
+        ("error", Code.STALLED),
+    ]
+
+
+async def test_a_later_epoch_takes_over_and_the_older_one_is_heard_no_more(channel):
+    sink = channel.door.expect("job-1")
+    control = FakeControl()
+    old = await channel.open(epoch=1, control=control)
+    old.working()
+    new = await channel.open(epoch=2)
+    old.head(HEAD)
+    old.data(b"stale")
+    new.head(HEAD)
+    new.data(b"fresh")
+    new.end()
+    await wait_until(lambda: "end" in sink.names and control.orders)
+    old.end()
+    await channel.open("job-2")
+    assert sink.calls == [
+        *(("started", 1), ("working",), ("lost",)),
+        *(("started", 2), ("head", HEAD), ("data", b"fresh"), ("end",)),
+    ]
+    assert control.orders == [Code.INTERRUPTED]
+
+
+@pytest.mark.parametrize("stale", [1, 2])
+async def test_an_epoch_that_is_not_later_is_refused(channel, stale):
+    sink = channel.door.expect("job-1")
+    outlet = await channel.open(epoch=2)
+    outlet.head(HEAD)
+    control = FakeControl()
+    late = await channel.open(epoch=stale, control=control)
+    late.head(HEAD)
+    late.data(b"stale")
+    await wait_until(lambda: control.orders)
+    assert control.orders == [Code.INTERRUPTED]
+    outlet.end()
+    await wait_until(lambda: "end" in sink.names)
+    control = FakeControl()
+    await channel.open(epoch=stale, control=control)
+    await wait_until(lambda: control.orders)
+    assert sink.names == ["started", "head", "end"]
+
+
+async def test_a_call_out_of_order_ends_the_job_at_both_ends(channel):
+    sink = channel.door.expect("job-1")
+    control = FakeControl()
+    outlet = await channel.open(control=control)
+    outlet.data(b"before any head")
+    await wait_until(lambda: control.orders)
+    assert control.orders == [Code.INTERRUPTED]
+    assert sink.calls == [("started", 1), ("error", Code.INTERRUPTED)]
+
+
+async def test_orders_never_come_from_within_a_call_of_the_outlet(channel):
+    """But for `pause`: a sink that cancels while it takes a unit must not re-enter the executor."""
+    sink = channel.door.expect("job-1", raises={"data"})
+    control = FakeControl()
+    outlet = await channel.open(control=control)
+    outlet.head(HEAD)
+    outlet.data(b"unit")
+    assert control.orders == []
+    await wait_until(lambda: control.orders)
+    assert sink.names[-1] == "error"
+
+
+async def test_a_job_that_is_over_hears_no_orders(channel):
+    sink = channel.door.expect("job-1")
+    control = FakeControl()
+    outlet = await channel.open(control=control, window=10)
+    outlet.head(HEAD)
+    outlet.end()
+    await wait_until(lambda: "end" in sink.names)
+    sink.feedback.cancel(Code.CALLER_GONE)
+    sink.feedback.credit(5)
+    probe = channel.door.expect("job-2")
+    other = FakeControl()
+    await channel.open("job-2", control=other)
+    await wait_until(lambda: probe.feedback)
+    probe.feedback.cancel(Code.CALLER_GONE)
+    await wait_until(lambda: other.orders)
+    assert control.orders == []
+
+
+async def test_a_thousand_jobs_interleave_and_each_keeps_its_order(channel):
+    sinks = [channel.door.expect(f"job-{n}") for n in range(1000)]
+    outlets = [await channel.open(f"job-{n}") for n in range(1000)]
+    order = random.Random(7)
+    for outlet in outlets:
+        outlet.working()
+        outlet.head(HEAD)
+    for step in range(10):
+        order.shuffle(outlets)
+        for outlet in outlets:
+            outlet.data(b"%b:%d " % (outlet.job_id.encode(), step))
+        await asyncio.sleep(0)
+    for outlet in outlets:
+        outlet.end()
+    await wait_until(lambda: all(sink.names[-1:] == ["end"] for sink in sinks))
+    for n, sink in enumerate(sinks):
+        assert sink.body == b"".join(b"job-%d:%d " % (n, step) for step in range(10))
+        assert sink.names == ["started", "working", "head", *["data"] * 10, "end"]
+
+
+async def test_units_of_any_size_arrive_whole(channel):
+    sink = channel.door.expect("job-1")
+    outlet = await channel.open(window=1 << 40)
+    units = [random.Random(size).randbytes(size) for size in (0, 1, 9, 65535, 65536, 1 << 20, 5_000_000)]
+    outlet.head(HEAD)
+    for unit in units:
+        outlet.data(unit)
+    outlet.end()
+    await wait_until(lambda: "end" in sink.names)
+    assert [call[1] for call in sink.calls if call[0] == "data"] == units
 
 
 async def test_a_caller_that_leaves_cancels_the_run(channel):
@@ -110,3 +247,25 @@ async def test_a_sink_that_raises_ends_its_own_job_only(channel, call):
     await wait_until(lambda: "end" in healthy.names)
     assert healthy.names == ["started", "working", "head", "data", "end"]
     assert broken.names[-2:] == ([call, "error"] if call != "end" else ["data", "end"])
+
+
+async def test_an_epoch_counts_across_both_channels_of_a_gateway():
+    """A worker in the gateway's own process stalls; one behind TCP takes its job over."""
+    door = FakeDoor()
+    sink = door.expect("job-1")
+    local = LocalLink()
+    local.register(GATEWAY, door)
+    tcp = await linked(door)
+    control = FakeControl()
+    stalled = await local.open(GATEWAY, "job-1", 1, control, window=WINDOW)
+    stalled.head(HEAD)
+    successor = await tcp.open(epoch=2)
+    successor.head(HEAD)
+    await wait_until(lambda: control.orders)
+    stalled.data(b"stale")
+    successor.data(b"fresh")
+    successor.end()
+    await wait_until(lambda: "end" in sink.names)
+    assert sink.body == b"fresh"
+    assert sink.names == ["started", "head", "lost", "started", "head", "data", "end"]
+    await tcp.close()

@@ -136,7 +136,7 @@ class Drain:
 class Swap:
     """Load this lane, in the place of `victim` (None: a free place).
 
-    While the victim still runs jobs, claim nothing more of it and ask again when its last one has ended.
+    While the victim still runs jobs, claim nothing more of it, and ask again when its last one has ended or at `until`.
     """
 
     lane: str
@@ -144,6 +144,8 @@ class Swap:
     reason: str
     cut: bool
     """The victim still has queued jobs."""
+    until: float | None = None
+    """While the victim runs jobs: when time alone may change the answer (another lane's turn); None for never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ def choose(lanes: Sequence[LaneView], target: TargetView, now: float, policy: Po
     """What a target does next: claim a job, load a lane, or wait.
 
     Ask again after each `Drain` and `Swap` that was carried out, at each event (a job arrived, ended or was cancelled,
-    a load ended) and at `Wait.until`; each time with the last decision's `victim` as `target.victim`.
+    a load ended) and at `until`; each time with the last decision's `victim` as `target.victim`.
 
     Args:
         lanes: Every lane with queued jobs that this target may take, resident ones included.
@@ -182,7 +184,7 @@ def choose(lanes: Sequence[LaneView], target: TargetView, now: float, policy: Po
 
     Returns:
         `Swap` as soon as a load can start; else `Drain` while a slot is free; else `Swap` with a victim that still
-        runs jobs; else `Wait`, whose `until` is the earliest moment at which the answer may change without an event.
+        runs jobs; else `Wait`. `until` is the earliest moment at which the answer may change without an event.
     """
     board = _Board.of(lanes, target, now, policy)
     step = _next_load(board) if target.loading is None else Wait(None, Hold.LOADING, target.victim)
@@ -217,6 +219,10 @@ class _Board:
     def overdue(self, view: LaneView) -> bool:
         """Rule 1."""
         return self.turn(view) <= self.now
+
+    def next_turn(self) -> float:
+        """When the next lane becomes overdue; infinite for never."""
+        return min((moment for view in self.waiting if (moment := self.turn(view)) > self.now), default=math.inf)
 
     def order(self, view: LaneView) -> tuple[int, float, str]:
         """Rule 2: of the overdue lanes the earliest turn; none overdue: the highest class, then the earliest turn."""
@@ -282,18 +288,37 @@ class _Board:
 
 
 def _next_load(board: _Board) -> Swap | Wait:
-    """Rules 2, 3 and 7: the load that is next, or what holds it and until when."""
-    holds = [Wait(None, Hold.SLOTS if board.queued else Hold.IDLE)] if not board.waiting else []
+    """Rules 2, 3 and 7: the load that is next, or what holds it; and until when time alone changes nothing of that."""
+    moments: list[float] = []
+    why: str | None = None
     for challenger, candidates in _challengers(board):
         if candidates is None:
             return Swap(challenger.lane, None, Reason.ROOM, cut=False)
+        if not board.overdue(challenger):
+            moments.append(board.next_turn())
         ready = [(resident, reason) for resident in candidates if (reason := board.reason(resident, challenger))]
         if ready:
             chosen = [pair for pair in ready if pair[0].lane == board.target.victim]
             victim, reason = min(chosen or ready, key=lambda pair: board.first_to_go(pair[0]))
-            return Swap(challenger.lane, victim.lane, reason, cut=victim.lane in board.queued)
-        holds.append(_hold(board, challenger, candidates))
-    return Wait(min((hold.until for hold in holds if hold.until is not None), default=None), holds[0].why)
+            until = _earliest(moments) if victim.running else None
+            return Swap(challenger.lane, victim.lane, reason, victim.lane in board.queued, until)
+        leaves = [board.leaves_at(resident, challenger) for resident in candidates]
+        why = why or _why(board, challenger, leaves)
+        moments.extend(leaves)
+    return Wait(_earliest(moments), why or (Hold.SLOTS if board.queued else Hold.IDLE))
+
+
+def _why(board: _Board, challenger: LaneView, leaves: list[float]) -> str:
+    """The rule that holds a challenger whose place is free for it at these moments."""
+    if board.overdue(challenger):
+        return Hold.STAY
+    return Hold.TURN if _earliest(leaves) is None else Hold.QUANTUM
+
+
+def _earliest(moments: list[float]) -> float | None:
+    """The first of them; None where there is none or only `never`."""
+    first = min(moments, default=math.inf)
+    return None if first == math.inf else first
 
 
 def _challengers(board: _Board) -> Iterator[tuple[LaneView, list[Resident] | None]]:
@@ -315,18 +340,6 @@ def _challengers(board: _Board) -> Iterator[tuple[LaneView, list[Resident] | Non
             return
         places.remove(twin)
         waiting = [view for view in waiting if view.model != challenger.model]
-
-
-def _hold(board: _Board, challenger: LaneView, candidates: list[Resident]) -> Wait:
-    """What keeps this challenger out, and the earliest moment at which time alone may let it or another one in."""
-    moments = [board.leaves_at(resident, challenger) for resident in candidates]
-    if board.overdue(challenger):
-        why = Hold.STAY
-    else:
-        why = Hold.TURN if min(moments, default=math.inf) == math.inf else Hold.QUANTUM
-        moments.extend(moment for view in board.waiting if (moment := board.turn(view)) > board.now)
-    until = min(moments, default=math.inf)
-    return Wait(None if until == math.inf else until, why)
 
 
 def _next_drain(board: _Board, victim: str | None) -> str | None:

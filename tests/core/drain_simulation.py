@@ -231,23 +231,22 @@ class Simulation:
             match decision:
                 case Drain(lane=lane):
                     self._claim(lane)
-                case Swap():
-                    if decision.victim is not None and self.residents[decision.victim].running:
-                        return
+                case Swap() if decision.victim is None or not self.residents[decision.victim].running:
+                    assert decision.until is None
                     self._load(decision)
-                case Wait(until=until):
-                    self._wait(lanes, target, decision)
-                    if until is not None:
-                        self.timer = until
-                        self.at(until, None)
-                    return
+                case Wait() | Swap():
+                    return self._wait(lanes, replace(target, victim=self.victim), decision)
 
-    def _wait(self, lanes: list[LaneView], target: TargetView, decision: Wait) -> None:
+    def _wait(self, lanes: list[LaneView], target: TargetView, decision: Wait | Swap) -> None:
         """Nothing may change before `until`: ask halfway there, and at the last moment before it."""
-        assert decision.until is None or decision.until > self.now, "a timer that has already rung"
         end = self.now + EVER if decision.until is None else decision.until
+        assert end > self.now, "a timer that has already rung"
         for moment in ((self.now + end) / 2, math.nextafter(end, self.now)):
-            assert isinstance(self.decide(lanes, target, max(moment, self.now), self.policy), Wait), "a timer too late"
+            again = self.decide(lanes, target, max(moment, self.now), self.policy)
+            assert again == decision, "a timer too late"
+        if decision.until is not None:
+            self.timer = decision.until
+            self.at(decision.until, None)
 
     def _claim(self, lane: str) -> None:
         residency = self.residents[lane]

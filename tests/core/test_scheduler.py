@@ -274,7 +274,7 @@ def test_while_a_lane_waits_for_its_own_model_the_next_one_takes_a_free_place():
     lanes = [*variants(500), lane("m@2k", 510, HIGH, model="m"), lane("n", 600, LOW)]
     on = target(held("m@4k", running=1, model="m"), places=2)
     assert decide(lanes, on, 100) == Swap("n", None, Reason.ROOM, cut=False)
-    assert decide(lanes, on, 136) == Swap("m@8k", "m@4k", Reason.CLASS, cut=True)
+    assert decide(lanes, on, 136) == Swap("m@8k", "m@4k", Reason.CLASS, cut=True, until=500)
 
 
 def test_nobody_passes_an_overdue_lane_that_waits_for_its_own_model():
@@ -350,6 +350,23 @@ def test_a_chosen_victim_drains_on_when_the_next_challenger_has_no_claim_yet():
 )
 def test_a_wait_ends_at_the_first_moment_that_may_change_it(lanes, now, wait):
     assert decide(lanes, target(held("a", running=1)), now) == wait
+
+
+def test_a_load_that_waits_for_its_victims_last_job_is_asked_again_at_the_next_turn():
+    """Then another lane is next, and may take a place that this one could not use."""
+    lanes = [lane("a", 5, LOW), lane("b", 500, HIGH), lane("c", 300, LOW)]
+    running = target(held("a", running=1))
+    assert decide(lanes, running, 40) == Swap("b", "a", Reason.CLASS, cut=True, until=300)
+    assert decide(lanes, running, 300) == Swap("c", "a", Reason.DUE, cut=True, until=None)
+    assert decide(lanes, target(held("a")), 40) == Swap("b", "a", Reason.CLASS, cut=True, until=None)
+
+
+def test_a_load_that_passed_another_is_asked_again_when_that_one_may_go():
+    """The first in order needs a longer quantum of its own model's resident than the second of another resident."""
+    lanes = [*variants(500), lane("n", 400, LOW), lane("quick", 600, HIGH)]
+    on = target(held("m@4k", running=1, model="m"), held("n", running=1), places=2)
+    assert decide(lanes, on, 110) == Swap("quick", "n", Reason.CLASS, cut=True, until=136)
+    assert decide(lanes, on, 136) == Swap("m@8k", "m@4k", Reason.CLASS, cut=True, until=500)
 
 
 def test_with_several_residents_the_first_stay_to_end_is_the_timer():

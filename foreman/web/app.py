@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from foreman.link.local import LocalLink
     from foreman.settings import Settings
     from foreman.store.client import Store
+    from foreman.store.inbox import Inbox
+    from foreman.store.records import Notice
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +85,7 @@ class Gateway:
             await self._announce()
         self._tasks.spawn(self._every(ANNOUNCE, self._announce), "announce")
         self._tasks.spawn(self._every(RECOVER, self._recover), "recover")
-        self._tasks.spawn(self._notices(), "notices")
+        self._tasks.spawn(self._notices(await self._store.inbox("gateway", self.id)), "notices")
         self._tasks.spawn(self.waiting.watch(), "watch")
         await self._listen()
         log.info("gateway.listening", url=self.url, gateway=self.id)
@@ -174,9 +176,8 @@ class Gateway:
         for job_id in await self._store.queue.recover():
             log.info("job.recovered", job_id=job_id)
 
-    async def _notices(self) -> None:
+    async def _notices(self, inbox: Inbox[Notice]) -> None:
         """Take the store's notices; after an outage ask for every call, since notices may have been missed."""
-        inbox = await self._store.inbox("gateway", self.id)
         missed = False
         while True:
             try:

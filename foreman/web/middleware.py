@@ -35,6 +35,7 @@ CORS_HEADERS: Final[web.RequestKey[tuple[tuple[str, str], ...]]] = web.RequestKe
 """What an answer to a page of another origin must carry; answers written past aiohttp add it themselves."""
 
 _PLAIN: Final = "text/plain"
+_SHORT: Final = 64 * 1024
 _READER_PATHS: Final = ("/ops", "/metrics", "/ui", "/jobs")
 _SLASHES: Final = re.compile(r"/{2,}")
 
@@ -123,7 +124,7 @@ def refusal(request: web.Request, failure: Failure) -> web.Response:
     response = web.Response(status=failure.status, body=body)
     response.headers[hdrs.CONTENT_TYPE] = content_type
     _add(response, dialect.failure_headers(failure))
-    if not request.content.is_eof():
+    if not request.content.is_eof() and not _is_short(request):
         response.force_close()  # the rest of the body is not worth reading
     return response
 
@@ -172,6 +173,12 @@ def moved(request: web.Request) -> web.Response | None:
 async def tidy_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:  # noqa: ARG001 - a signal's shape
     """Take off aiohttp's Server header: it says more than a stranger needs to know."""
     response.headers.popall(hdrs.SERVER, None)
+
+
+def _is_short(request: web.Request) -> bool:
+    """Whether an unread body is on its way and soon through, so that the connection can be kept."""
+    length = request.content_length
+    return length is not None and length <= _SHORT and hdrs.EXPECT not in request.headers
 
 
 def _is_open(request: web.Request) -> bool:

@@ -123,7 +123,7 @@ class Relay:
             if self.failure is None:
                 self.epoch, self.feedback, self.busy, self.since = epoch, feedback, False, self._loop.time()
             else:
-                feedback.cancel(self.failure.code)
+                feedback.cancel(Code.CALLER_GONE)
 
     def working(self) -> None:
         """The target has been sent the request."""

@@ -1,14 +1,25 @@
-"""A chat from socket to socket: gateway, store and link are real, the worker does what the test says."""
+"""Calls from socket to socket: gateway, store and link are real, the worker does what the test says."""
 
 from __future__ import annotations
 
-from tests.web.puppet import NDJSON
+import asyncio
 
-LINES = tuple(
-    b'{"model":"m","message":{"role":"assistant","content":"%d"},"done":%s}\n' % (n, b"true" if n == 2 else b"false")
-    for n in range(3)
+import pytest
+
+from foreman.core.errors import Code, Failure
+from foreman.core.jobs import Priority, Slot, State
+from foreman.link.channel import Framing, Head
+from tests.web.conftest import wait_until
+from tests.web.puppet import JSON, NDJSON, SSE
+
+LINES = (
+    b'{"model":"m","message":{"role":"assistant","content":"a"},"done":false}\n',
+    b'{"model":"m","message":{"role":"assistant","content":"b"},"done":false}\n',
+    b'{"model":"m","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop"}\n',
 )
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+EVENTS = (b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', b"data: [DONE]\n\n")
+WHOLE = b'{"model":"m","message":{"role":"assistant","content":"ab"},"done":true}'
 
 
 async def test_a_chat_streams_line_by_line_while_the_target_still_speaks(gateway, worker, dial):
@@ -25,7 +36,363 @@ async def test_a_chat_streams_line_by_line_while_the_target_still_speaks(gateway
     assert await caller.chunk() == LINES[1]
     run.outlet.data(LINES[2])
     run.outlet.end()
-    rest = await caller.rest(reply)
-    assert rest.chunks == [LINES[2]]
-    assert rest.complete
-    assert rest.header("X-Foreman-Job-Id") == run.job.id
+    await caller.rest(reply)
+    assert reply.chunks == [LINES[2]]
+    assert reply.complete
+    assert dict(reply.headers).keys() == {
+        *("Content-Type", "X-Accel-Buffering", "Cache-Control", "X-Foreman-Job-Id", "Date", "Transfer-Encoding")
+    }
+    assert reply.header("X-Foreman-Job-Id") == run.job.id
+
+
+async def test_units_of_one_turn_stay_chunks_of_their_own(gateway, worker, dial):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT)
+    await (await worker.claim()).done(*LINES)
+    assert (await caller.reply()).chunks == list(LINES)
+
+
+async def test_what_a_job_is_told_of_its_request(gateway, worker, dial):
+    body = b'{"model": "M", "messages": [{"role":"user","content":"hi"}], "options": {"num_ctx": 8192}, "mystery": 1}'
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", body)
+    run = await worker.claim()
+    claimed, job = run.claimed, run.job
+    assert claimed.request == body
+    assert (job.model, claimed.canonical, job.slot, job.priority) == ("M", "m:latest", Slot.DRAIN, Priority.HIGH)
+    assert claimed.options == {"num_ctx": 8192}
+    assert job.lane == "d1d1d1d1d1d1d1d1?num_ctx=8192"
+    assert (job.endpoint, claimed.method, claimed.stream, job.gateway) == ("/api/chat", "POST", True, gateway.id)
+    await run.done(*LINES)
+    assert (await caller.reply()).complete
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "head", "units", "slot"),
+    [
+        ("/api/generate", {"model": "m", "prompt": "x"}, NDJSON, LINES, Slot.DRAIN),
+        ("/v1/chat/completions", {**CHAT, "stream": True}, SSE, EVENTS, Slot.DRAIN),
+        ("/v1/completions", {"model": "m", "prompt": "x", "stream": True}, SSE, EVENTS, Slot.DRAIN),
+        ("/v1/responses", {"model": "m", "input": "x", "stream": True}, SSE, EVENTS[:1], Slot.DRAIN),
+        ("/v1/messages", {**CHAT, "max_tokens": 9, "stream": True}, SSE, EVENTS[:1], Slot.DRAIN),
+        ("/api/chat", {**CHAT, "stream": False}, JSON, (WHOLE,), Slot.DRAIN),
+        ("/v1/chat/completions", CHAT, JSON, (WHOLE,), Slot.DRAIN),
+        ("/api/embed", {"model": "m", "input": "x"}, JSON, (b'{"embeddings":[]}',), Slot.EMBED),
+        ("/api/embeddings", {"model": "m", "prompt": "x"}, JSON, (b'{"embedding":[]}',), Slot.EMBED),
+        ("/v1/embeddings", {"model": "m", "input": "x"}, JSON, (b'{"data":[]}',), Slot.EMBED),
+        ("/api/show", {"model": "m"}, JSON, (b'{"details":{}}',), Slot.SIDE),
+        ("/api/chat", {"model": "m"}, JSON, (b'{"done_reason":"load"}',), Slot.DRAIN),
+        ("/api/generate", {"model": "m", "keep_alive": 0}, JSON, (b'{"done_reason":"unload"}',), Slot.SIDE),
+    ],
+)
+async def test_every_queued_path_answers_through_its_slot(gateway, worker, dial, path, body, head, units, slot):
+    caller = await dial(gateway)
+    caller.ask("POST", path, body)
+    run = await worker.claim(slot)
+    assert run.job.endpoint == path
+    assert run.claimed.unload is ("keep_alive" in body)
+    await run.done(*units, head=head)
+    reply = await caller.reply()
+    assert reply.status == 200
+    assert reply.body == b"".join(units)
+    assert reply.header("Content-Type") == dict(head.headers)["Content-Type"]
+    assert reply.header("X-Foreman-Job-Id") == run.job.id
+    streams = head is not JSON
+    assert (reply.header("Cache-Control") == "no-cache") is streams
+    assert (reply.header("Transfer-Encoding") == "chunked") is streams
+
+
+async def test_native_chunks_as_events_where_the_caller_reads_them(gateway, worker, dial):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT, Accept="text/html, text/event-stream;q=0.9")
+    await (await worker.claim()).done(*LINES)
+    reply = await caller.reply()
+    assert reply.header("Content-Type") == "text/event-stream"
+    assert reply.chunks == [b"data: " + line.strip() + b"\n\n" for line in LINES] + [b"data: [DONE]\n\n"]
+
+
+async def test_anthropics_headers_go_upstream_and_no_others(gateway, worker, dial):
+    caller = await dial(gateway)
+    headers = {"Anthropic-Version": "2023-06-01", "Anthropic-Beta": "x", "X-Api-Key": "k", "Authorization": "Bearer b"}
+    caller.ask(
+        "POST", "/v1/messages", {**CHAT, "max_tokens": 9}, **{k.replace("-", "_"): v for k, v in headers.items()}
+    )
+    run = await worker.claim()
+    assert run.claimed.headers == {"anthropic-version": "2023-06-01", "anthropic-beta": "x"}
+    await run.done(WHOLE, head=JSON)
+    assert (await caller.reply()).complete
+
+
+async def test_the_targets_refusal_keeps_status_body_and_type(gateway, worker, dial):
+    refusal = b'{"error":"registry.ollama.ai/library/m does not support tools"}'
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT)
+    run = await worker.claim()
+    await run.done(refusal, head=Head(400, JSON.headers, Framing.RAW))
+    reply = await caller.reply()
+    assert (reply.status, reply.body) == (400, refusal)
+    assert reply.header("X-Foreman-Error") == "upstream_error"
+    assert reply.header("X-Foreman-Job-Id") == run.job.id
+
+
+async def test_a_failure_before_the_first_byte_has_its_status(gateway, worker, dial):
+    caller = await dial(gateway)
+    caller.ask("POST", "/v1/chat/completions", {**CHAT, "stream": True})
+    run = await worker.claim()
+    await run.failed(Failure(Code.STALLED, "no byte for 300 s"))
+    reply = await caller.reply()
+    assert reply.status == 504
+    assert reply.json()["error"]["message"] == "no byte for 300 s"
+    assert reply.header("X-Foreman-Error") == "stalled"
+
+
+async def test_an_http_10_caller_gets_a_stream_that_ends_with_the_connection(gateway, worker, dial):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT, version="1.0")
+    await (await worker.claim()).done(*LINES)
+    reply = await caller.reply()
+    assert reply.body == b"".join(LINES)
+    assert reply.header("Transfer-Encoding") is None
+    assert reply.header("Connection") == "close"
+
+
+async def test_the_connection_is_kept_for_the_next_call(gateway, worker, dial):
+    caller = await dial(gateway)
+    for _ in range(3):
+        caller.ask("POST", "/api/chat", CHAT)
+        await (await worker.claim()).done(*LINES)
+        assert (await caller.reply()).complete
+    assert (await caller.get("/api/version")).status == 200
+
+
+async def test_pipelined_calls_are_answered_in_order(gateway, worker, dial):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT)
+    caller.ask("GET", "/api/version")
+    await (await worker.claim()).done(*LINES)
+    assert (await caller.reply()).body == b"".join(LINES)
+    assert (await caller.reply()).json() == {"version": "0.24.0"}
+
+
+async def test_a_class_and_a_deadline_are_taken_from_headers(gateway, worker, dial):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT, X_Foreman_Priority="low", X_Foreman_Deadline="900.5")
+    run = await worker.claim()
+    assert run.job.priority is Priority.LOW
+    assert run.job.deadline == pytest.approx(run.job.created_at + 900.5, abs=0.01)
+    await run.done(*LINES)
+    assert (await caller.reply()).complete
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X_Foreman_Deadline", "nan"),
+        ("X_Foreman_Deadline", "-1"),
+        ("X_Foreman_Deadline", "0"),
+        ("X_Foreman_Deadline", "1e999"),
+        ("X_Foreman_Deadline", "soon"),
+        ("X_Foreman_Priority", "urgent"),
+        ("X_Foreman_Target", "nowhere"),
+    ],
+)
+async def test_a_wrong_header_is_a_400_and_no_job(gateway, worker, dial, store, name, value):
+    caller = await dial(gateway)
+    reply = await caller.post("/api/chat", CHAT, **{name: value})
+    assert reply.status == 400
+    assert name.replace("_", "-") in reply.json()["error"]
+    assert reply.header("X-Foreman-Error") == "bad_request"
+    assert (await store.queue.counts()).queued == 0
+
+
+async def test_the_queue_full_says_so_in_ollamas_words(open_gateway, store, worker, dial, monkeypatch):
+    async def full(_new):
+        raise Failure(
+            Code.QUEUE_FULL, "server busy, please try again.  maximum pending requests exceeded", retry_after=7
+        )
+
+    gateway = await open_gateway()
+    monkeypatch.setattr(store.queue, "submit", full)
+    reply = await (await dial(gateway)).post("/api/chat", CHAT)
+    assert reply.status == 503
+    assert reply.json() == {"error": "server busy, please try again.  maximum pending requests exceeded"}
+    assert reply.header("Retry-After") == "7"
+    assert gateway.waiting.calls == {}
+
+
+# ------------------------------------------------------------------ models
+
+
+async def test_an_unknown_model_is_a_404_in_the_paths_own_words(gateway, dial):
+    caller = await dial(gateway)
+    for path, body, words in (
+        ("/api/chat", {**CHAT, "model": "nope"}, {"error": "model 'nope' not found"}),
+        ("/api/embed", {"model": "nope"}, {"error": 'model "nope" not found, try pulling it first'}),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "model": "nope"},
+            {"error": {"message": "model 'nope' not found", "type": "not_found_error", "param": None, "code": None}},
+        ),
+    ):
+        reply = await caller.post(path, body)
+        assert (reply.status, reply.json()) == (404, words)
+        assert reply.header("X-Foreman-Error") == "model_not_found"
+
+
+async def test_a_model_pulled_a_moment_ago_is_found_by_a_fresh_probe(gateway, worker, dial, store):
+    caller = await dial(gateway)
+    inbox = await store.inbox("worker", worker.name)
+    inbox.watch(["gpu1"])
+    caller.ask("POST", "/api/chat", {**CHAT, "model": "new"})
+    while (order := await inbox.receive()) is None or order.verb != "probe":
+        pass
+    await worker.publish("gpu1", "m:latest", "new:latest")
+    await (await worker.claim()).done(*LINES)
+    assert (await caller.reply()).status == 200
+
+
+async def test_without_a_reachable_target_an_unknown_model_queues(gateway, worker, dial):
+    await worker.publish("gpu1", state="down", tags=[])
+    await wait_until(lambda: gateway.inventory.targets[0].state == "down")
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", {**CHAT, "model": "anything"})
+    run = await worker.claim()
+    assert run.job.model == "anything"
+    await run.done(*LINES)
+    assert (await caller.reply()).status == 200
+
+
+async def test_names_of_one_digest_share_a_lane(gateway, worker, dial):
+    await worker.publish("gpu1", "m:latest", "alias:latest")
+    await wait_until(lambda: len(gateway.inventory.targets[0].tags) == 2)
+    lanes = []
+    for name in ("m", "alias", "Alias:latest"):
+        caller = await dial(gateway)
+        caller.ask("POST", "/api/chat", {**CHAT, "model": name})
+        run = await worker.claim()
+        lanes.append(run.job.lane)
+        await run.done(*LINES)
+        assert (await caller.reply()).complete
+    assert len(set(lanes)) == 1
+
+
+async def test_show_goes_to_no_openai_target(gateway, worker, dial):
+    await worker.publish("gpu1", "m:latest", kind="openai")
+    await wait_until(lambda: gateway.inventory.targets[0].kind == "openai")
+    reply = await (await dial(gateway)).post("/api/show", {"model": "m"})
+    assert (reply.status, reply.json()) == (404, {"error": "model 'm' not found"})
+
+
+async def test_an_unload_goes_to_the_target_that_holds_the_model(gateway, worker, dial):
+    held = [{"name": "m:latest", "digest": "d1" * 32}]
+    await worker.publish("gpu1", "m:latest")
+    await worker.publish("gpu2", "m:latest", ps=held)
+    await wait_until(lambda: len(gateway.inventory.targets) == 2)
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/generate", {"model": "m", "keep_alive": "0s"})
+    run = await worker.claim(Slot.SIDE, "gpu2")
+    assert run.job.target_only == "gpu2"
+    await run.done(b"{}", head=JSON)
+    assert (await caller.reply()).complete
+
+
+async def test_a_target_can_be_picked(gateway, worker, dial):
+    await worker.publish("gpu2", "m:latest")
+    await wait_until(lambda: len(gateway.inventory.targets) == 2)
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT, X_Foreman_Target="gpu2")
+    run = await worker.claim(target="gpu2")
+    assert run.job.target_only == "gpu2"
+    await run.done(*LINES)
+    assert (await caller.reply()).complete
+
+
+# ------------------------------------------------------------------ model management
+
+
+async def test_management_streams_its_progress_beside_the_drain(gateway, worker, dial):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/pull", {"model": "new"})
+    run = await worker.claim(Slot.SIDE)
+    await run.done(b'{"status":"pulling manifest"}\n', b'{"status":"success"}\n')
+    assert (await caller.reply()).chunks[-1] == b'{"status":"success"}\n'
+    caller.ask("DELETE", "/api/delete", {"model": "m"})
+    run = await worker.claim(Slot.SIDE)
+    assert run.claimed.method == "DELETE"
+    await run.done(head=Head(200, (), Framing.RAW))
+    reply = await caller.reply()
+    assert (reply.status, reply.body) == (200, b"")
+
+
+async def test_management_refused_names_the_setting(open_gateway, worker, dial):
+    gateway = await open_gateway(model_management="false")
+    caller = await dial(gateway)
+    for method, path in (("POST", "/api/pull"), ("POST", "/api/create"), ("DELETE", "/api/delete")):
+        caller.ask(method, path, {"model": "m"})
+        reply = await caller.reply()
+        assert reply.status == 403
+        assert "FOREMAN_MODEL_MANAGEMENT" in reply.json()["error"]
+        if reply.header("Connection") == "close":
+            caller = await dial(gateway)
+
+
+async def test_management_with_several_targets_wants_one_named(open_gateway, worker, dial):
+    await worker.publish("gpu2", "m:latest")
+    gateway = await open_gateway(model_management="true")
+    await wait_until(lambda: len(gateway.inventory.targets) == 2)
+    reply = await (await dial(gateway)).post("/api/pull", {"model": "x"})
+    assert reply.status == 400
+    assert "gpu1, gpu2" in reply.json()["error"]
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/pull", {"model": "x"}, X_Foreman_Target="gpu2")
+    run = await worker.claim(Slot.SIDE, "gpu2")
+    await run.done(b'{"status":"success"}\n')
+    assert (await caller.reply()).status == 200
+
+
+async def test_blobs_are_sent_to_the_target_itself(gateway, dial):
+    digest = f"sha256:{'0' * 64}"
+    caller = await dial(gateway)
+    head = await caller.get(f"/api/blobs/{digest}", method="HEAD")
+    assert head.status == 403
+    reply = await caller.post(f"/api/blobs/{digest}", b"x" * 1000)
+    assert reply.status == 403
+    assert "http://127.0.0.1:11434" in reply.json()["error"]
+
+
+# ------------------------------------------------------------------ back-pressure
+
+
+async def test_a_caller_that_does_not_read_pauses_the_worker_and_loses_nothing(gateway, worker, dial):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT)
+    run = await worker.claim()
+    run.outlet.working()
+    run.outlet.head(NDJSON)
+    line = b'{"message":{"content":"' + b"x" * 9000 + b'"},"done":false}\n'
+    sent = 0
+    while not run.paused:
+        run.outlet.data(line)
+        sent += 1
+        await asyncio.sleep(0)
+    relay = gateway.waiting.calls[run.job.id].relay
+    reply = await caller.head()
+    got = [await caller.chunk() for _ in range(sent - 1)]
+    assert set(got) == {line}
+    await wait_until(lambda: not run.paused)
+    run.outlet.data(LINES[2])
+    run.outlet.end()
+    await caller.rest(reply)
+    assert reply.chunks == [line, LINES[2]]
+    assert relay.failure is None
+
+
+async def test_the_job_ends_done_in_the_store(gateway, worker, dial, store):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT)
+    run = await worker.claim()
+    await run.done(*LINES)
+    await caller.reply()
+    job = await store.queue.get(run.job.id)
+    assert job.state is State.DONE
+    await wait_until(lambda: not gateway.waiting.calls)

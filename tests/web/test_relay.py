@@ -491,7 +491,7 @@ async def test_a_second_run_never_goes_on_where_the_first_stopped():
     s.relay.end()
     assert LAST not in s.wire.sent
     assert s.wire.end == "finished"
-    assert second.cancelled == [Code.INTERRUPTED]
+    assert second.cancelled == [Code.CALLER_GONE]
 
 
 # ------------------------------------------------------------------ leaving

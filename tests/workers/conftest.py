@@ -13,6 +13,7 @@ import pytest
 from foreman.core.errors import Code
 from foreman.core.jobs import TERMINAL, Priority, Slot, State, Surface
 from foreman.core.lanes import canonical, lane_key
+from foreman.demo.ollama import FakeOllama
 from foreman.link.local import LocalLink
 from foreman.settings import load
 from foreman.store.records import GatewayPresence, NewJob
@@ -199,7 +200,20 @@ class Floor:
 
 
 @pytest.fixture
-async def floor(store, pool, valkey, monkeypatch, tmp_path):
+async def ollama():
+    """A factory: `await ollama(models, …)` is a running fake; all are stopped after the workers in front of them."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(models, **how) -> FakeOllama:
+            fake = await stack.enter_async_context(FakeOllama(models, **how))
+            fake.openai = how.get("kind") == "openai"
+            return fake
+
+        yield make
+
+
+@pytest.fixture
+async def floor(ollama, store, pool, valkey, monkeypatch, tmp_path):
     """A factory: `await floor(alpha=fake, …, setting=value)` starts a worker in front of fakes and waits until they are up."""
     monkeypatch.chdir(tmp_path)
     async with contextlib.AsyncExitStack() as stack:

@@ -3,6 +3,7 @@
 # make check  format, lint, types, import floors
 # make faults kill -9 and the like (QUICK=1: two minutes)       make bench  what the relay costs, as ratios
 # make soak   traffic for MINUTES=10, memory printed            make setup  the venv with all tools
+# make docs   what the docs hold that is made from the code
 # PYTHON=python3.12 picks a Python, ARGS='…' goes to pytest, the bench or foreman run.
 
 VENV ?= .venv
@@ -14,7 +15,7 @@ export FOREMAN_TEST_NODE_MODULES ?= $(CURDIR)/.cache/node/node_modules
 # QUICK=1 leaves out the tests marked slow.
 QUICK_ARGS := $(if $(QUICK),-m "not slow",)
 
-.PHONY: run setup check test faults bench soak
+.PHONY: docs run setup check test faults bench soak
 
 run:
 	@scripts/setup run
@@ -41,3 +42,6 @@ bench: setup
 
 soak: setup
 	$(BIN)/python tests/bench/soak.py --minutes $(MINUTES) $(ARGS)
+
+docs: setup
+	$(BIN)/python scripts/docs

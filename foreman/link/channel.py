@@ -92,7 +92,7 @@ class Sink(Protocol):
         """The run failed; no answer, or no more of it."""
 
     def lost(self) -> None:
-        """The worker is gone, or gave the job back, before the end.
+        """The worker is gone, or gave the job back, or the link broke this run, before the end.
 
         If no byte of the answer was passed on, the job will run again and `started` will be called with a later epoch;
         the store says otherwise through the gateway's inbox.
@@ -103,7 +103,7 @@ class Outlet(Protocol):
     """The worker's end of one answer. The executor calls it; same meaning as in Sink. No call raises.
 
     After `end`, `error`, `back` or a lost link, further calls do nothing. A call out of order (`data` before `head`)
-    ends the job at both ends with `interrupted` (protocols/link.py, MOVES).
+    ends the run at both ends: `lost` there, `cancel(INTERRUPTED)` here (protocols/link.py, MOVES).
     """
 
     def working(self) -> None:

@@ -1,7 +1,7 @@
 """The gateway's end of a run: one job, one epoch, one sink, whichever channel its frames come by.
 
 link/local.py and link/server.py begin a run through the `Runs` of a door and call it as the worker calls its outlet; I
-pass each call to the sink if protocols/link.MOVES allows it. I drop what older epochs say and end the job, and nothing
+pass each call to the sink if protocols/link.MOVES allows it. I drop what older epochs say and end the run, and nothing
 else, when a call breaks the order or the sink raises.
 """
 
@@ -12,12 +12,13 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from foreman.core.errors import Code, Failure
+from foreman.core.errors import Code
 from foreman.protocols.link import MOVES, Kind, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from foreman.core.errors import Failure
     from foreman.link.channel import Door, Head, Sink
 
 log = structlog.get_logger(__name__)
@@ -114,13 +115,14 @@ class Run:
             self._tell(self._sink.lost)
 
     def broken(self, why: str) -> None:
-        """Its frames make no sense: the job ends here and at the worker, the connection lives on."""
+        """Its frames make no sense, or its sink raised: the run ends at both ends, the connection lives on.
+
+        The sink sees `lost`, the worker `interrupted`: before the first byte the job may well run again.
+        """
         if self._stage is not Stage.OVER:
             log.warning("link.job_broken", job_id=self.job_id, epoch=self.epoch, why=why)
             self.cancel(Code.INTERRUPTED)
-            self._close()
-            failure = Failure(Code.INTERRUPTED, "the link to the worker broke this answer; send the request again")
-            self._tell(self._sink.error, failure)
+            self.lost()
 
     def superseded(self) -> None:
         """A later epoch of the same job has begun: this worker has lost its right to it."""

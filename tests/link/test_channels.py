@@ -112,7 +112,7 @@ async def test_a_call_out_of_order_ends_the_job_at_both_ends(channel):
     outlet.data(b"before any head")
     await wait_until(lambda: control.orders)
     assert control.orders == [Code.INTERRUPTED]
-    assert sink.calls == [("started", 1), ("error", Code.INTERRUPTED)]
+    assert sink.calls == [("started", 1), ("lost",)]
 
 
 async def test_orders_never_come_from_within_a_call_of_the_outlet(channel):
@@ -124,7 +124,7 @@ async def test_orders_never_come_from_within_a_call_of_the_outlet(channel):
     outlet.data(b"unit")
     assert control.orders == []
     await wait_until(lambda: control.orders)
-    assert sink.names[-1] == "error"
+    assert sink.names[-1] == "lost"
 
 
 async def test_a_job_that_is_over_hears_no_orders(channel):
@@ -246,7 +246,7 @@ async def test_a_sink_that_raises_ends_its_own_job_only(channel, call):
         each.end()
     await wait_until(lambda: "end" in healthy.names)
     assert healthy.names == ["started", "working", "head", "data", "end"]
-    assert broken.names[-2:] == ([call, "error"] if call != "end" else ["data", "end"])
+    assert broken.names[-2:] == ([call, "lost"] if call != "end" else ["data", "end"])
 
 
 async def test_an_epoch_counts_across_both_channels_of_a_gateway():

@@ -285,7 +285,8 @@ def _common(ask: Ask, request: dict[str, Any]) -> None:
     ask.logprobs = request.get("logprobs", False)
     ask.top_logprobs = request.get("top_logprobs", 0)
     ask.render_only = request.get("_debug_render_only", False)
-    ask.think = bool(request.get("think"))
+    think = request.get("think")
+    ask.think = bool(think) if think is not None else ask.model.thinks_unasked
     ask.fake = request["fake"] if isinstance(request.get("fake"), dict) else {}
     wanted = request.get("format")
     if wanted in (None, ""):

@@ -42,6 +42,9 @@ class Model:
     parameters: int = 134_515_008
     quantization: str = "Q4_1"
     family: str = "llama"
+    thinks_unasked: bool = False
+    """Think where `think` is absent, as Ollama lets every thinking model do; off by default, since it would change every
+    answer of the models that can do everything."""
     load_seconds: float | None = None
     """Its own load time; None: the server's."""
     modified_ns: int = CREATED
@@ -103,20 +106,48 @@ class Model:
         }
 
     def _info(self) -> dict[str, Any]:
-        return {
-            "general.architecture": self.family,
-            "general.basename": parse(self.name).model,
-            "general.file_type": 3,
-            "general.parameter_count": self.parameters,
-            "general.quantization_version": 2,
-            "general.type": "model",
-            f"{self.family}.block_count": 30,
-            f"{self.family}.context_length": self.context_length,
-            f"{self.family}.embedding_length": self.embedding_length,
-            f"{self.family}.vocab_size": 49152,
-            "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.tokens": None,
+        """What the file's header holds; long lists are null, as without `verbose`."""
+        width = self.embedding_length
+        general = {
+            "architecture": self.family,
+            "basename": parse(self.name).model,
+            "file_type": 3,
+            "finetune": "Instruct",
+            "languages": None,
+            "license": "apache-2.0",
+            "organization": "Fake",
+            "parameter_count": self.parameters,
+            "quantization_version": 2,
+            "size_label": "135M",
+            "type": "model",
         }
+        weights = {
+            "attention.head_count": 9,
+            "attention.head_count_kv": 3,
+            "attention.layer_norm_rms_epsilon": 0.00001,
+            "block_count": 30,
+            "context_length": self.context_length,
+            "embedding_length": width,
+            "feed_forward_length": width * 8 // 3,
+            "rope.dimension_count": 64,
+            "rope.freq_base": 100000,
+            "vocab_size": 49152,
+        }
+        tokenizer = {
+            "add_bos_token": False,
+            "add_space_prefix": False,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "merges": None,
+            "model": "gpt2",
+            "padding_token_id": 2,
+            "pre": "smollm",
+            "token_type": None,
+            "tokens": None,
+            "unknown_token_id": 0,
+        }
+        sections = {"general": general, self.family: weights, "tokenizer.ggml": tokenizer}
+        return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
     def _blocks(self) -> list[dict[str, Any]]:
         width = self.embedding_length

@@ -101,9 +101,11 @@ class Server:
                 status=401, headers={"Content-Type": "application/json"}, body=b'{"error":"unauthorized"}'
             )
         if handlers is None:
-            return web.Response(
-                status=404, headers={**headers, "Content-Type": "text/plain"}, body=b"404 page not found"
-            )
+            plain = {**headers, "Content-Type": "text/plain"}
+            response = web.Response(status=404, headers=plain, body=b"404 page not found")
+            if "Expect" in request.headers:  # the body that waits for a 100 is never read
+                response.force_close()
+            return response
         handler = handlers.get(request.method)
         if handler is None:
             headers |= {"Allow": ", ".join(handlers), "Content-Type": "text/plain"}

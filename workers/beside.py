@@ -62,7 +62,7 @@ class Beside:
             if self._slot is Slot.EMBED and not target.residency.embed_fits:
                 target.wake(Slot.DRAIN)
                 return
-            survey = await target.queue.survey(self._slot)
+            survey = await target.survey(self._slot)
             lanes = [lane for lane in survey.lanes if lane.lane not in missed and target.takes(lane)]
             if not lanes:
                 return

@@ -78,10 +78,9 @@ class Dispatcher:
         """The lanes that may be drained here and now."""
         target = self._target
         self._slots.clear()
-        surveys = [await target.queue.survey(Slot.DRAIN)]
+        surveys = [await target.survey(Slot.DRAIN)]
         if not target.residency.embed_fits:  # ADR-0013: what pushes out the resident takes its turn like everybody
-            surveys.append(await target.queue.survey(Slot.EMBED))
-        target.clock.observe(surveys[0].now)
+            surveys.append(await target.survey(Slot.EMBED))
         found: dict[str, LaneFacts] = {}
         for slot, survey in zip((Slot.DRAIN, Slot.EMBED), surveys, strict=False):
             for lane in survey.lanes:

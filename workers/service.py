@@ -47,7 +47,8 @@ T = TypeVar("T")
 
 RECOVER: Final = 0.5
 GATEWAYS: Final = 1.0
-RIVALS: Final = 2.0
+RIVALS: Final = 0.5
+"""Seconds for which an answer to "who else has this model?" is good."""
 STAND_BY: Final = 0.5
 """Seconds between two tries to own a target that another worker has."""
 _LAST_WRITES: Final = 1.0
@@ -74,6 +75,7 @@ class Worker:
         self._channels: Switchboard | None = None
         self._since = time.time()
         self._rivals: list[TargetStatus] = []
+        self._rivals_until = 0.0
         self._tasks = Tasks("worker")
         self._inbox: Inbox[Order] | None = None
         self._stopping = False
@@ -89,7 +91,6 @@ class Worker:
         self._tasks.spawn(self._lives(), "lives")
         self._tasks.spawn(self._every(RECOVER, self._recover), "recover")
         self._tasks.spawn(self._every(GATEWAYS, self._find_gateways), "gateways")
-        self._tasks.spawn(self._every(RIVALS, self._find_rivals), "rivals")
         log.info("worker.started", worker=self.id, targets=[target.name for target in self._settings.target_list])
 
     async def stop(self, grace: float) -> None:
@@ -164,8 +165,7 @@ class Worker:
     async def _serve(self, settings: TargetSettings, own: Ownership) -> None:
         """Run everything that a target needs. Raises FencedError (in a group) when it is another worker's."""
         assert self._channels is not None
-        await self._insist(self._find_rivals)
-        target = Target(self._settings, settings, own, self._queue, self._channels, rivals=lambda: self._rivals)
+        target = Target(self._settings, settings, own, self._queue, self._channels, rivals=self._find_rivals)
         target.stopping = self._stopping
         self.targets[settings.name] = target
         self._watch()
@@ -249,8 +249,12 @@ class Worker:
         if self._channels.unreachable() != before:
             await self._enroll()
 
-    async def _find_rivals(self) -> None:
-        self._rivals = await self._queue.targets()
+    async def _find_rivals(self) -> list[TargetStatus]:
+        now = asyncio.get_running_loop().time()
+        if now >= self._rivals_until:
+            self._rivals = await self._queue.targets()
+            self._rivals_until = now + RIVALS
+        return self._rivals
 
     @staticmethod
     async def _insist(step: Callable[[], Awaitable[T]]) -> T:

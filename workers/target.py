@@ -23,13 +23,13 @@ from workers.loader import Loader
 from workers.residency import Residency
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from foreman.core.targets import TargetSettings
     from foreman.link.channel import Channels
     from foreman.settings import Settings
     from foreman.store.queue import Queue
-    from foreman.store.records import Claimed, LaneFacts, Ownership, TargetStatus
+    from foreman.store.records import Claimed, LaneFacts, Ownership, Survey, TargetStatus
     from foreman.upstream.faults import Fault
     from workers.loader import Load
 
@@ -40,7 +40,7 @@ class Target:
     """An owned target.
 
     Args:
-        rivals: what the pool's other targets hold, as last heard.
+        rivals: asks what the pool's targets hold, all of them; at most a moment old.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Target:
         queue: Queue,
         channels: Channels,
         *,
-        rivals: Callable[[], list[TargetStatus]],
+        rivals: Callable[[], Awaitable[list[TargetStatus]]],
     ) -> None:
         self.settings = target
         self.name = target.name
@@ -84,7 +84,8 @@ class Target:
             down=self.down,
             unwanted=self._unwanted,
         )
-        self._rivals = rivals
+        self._ask_rivals = rivals
+        self._rivals: list[TargetStatus] = []
         self.runs: dict[str, Run] = {}
         self.slots: dict[str, Slot] = {}
         """Job id → the slot of ours it takes (an embedding that drains counts as `drain`)."""
@@ -106,18 +107,27 @@ class Target:
 
     # -- what others read
 
+    async def survey(self, slot: Slot) -> Survey:
+        """The lanes of a slot, with what the other targets hold where that matters for `takes`."""
+        survey = await self.queue.survey(slot)
+        self.clock.observe(survey.now)
+        if not all(self.residency.knows(lane.model) for lane in survey.lanes):
+            self._rivals = await self._ask_rivals()
+        return survey
+
     def takes(self, lane: LaneFacts) -> bool:
         """Whether a lane's head may run here.
 
-        Not in the inventory: only where no reachable target has it, so that the caller gets some server's own words.
+        Not in the inventory: only where no target is known to have it, so that the caller gets some server's own words.
+        One that is down counts: its jobs wait for it.
         """
         if lane.paused or lane.head_target_only not in {None, self.name}:
             return False
         if lane.model in self._never or (self._only and lane.model not in self._only):
             return False
         return self.residency.knows(lane.model) or not any(
-            rival.state == "up" and any(canonical(str(entry.get("name"))) == lane.model for entry in rival.tags)
-            for rival in self._rivals()
+            any(canonical(str(entry.get("name"))) == lane.model for entry in rival.tags)
+            for rival in self._rivals
             if rival.name != self.name
         )
 
@@ -220,7 +230,7 @@ class Target:
     async def _keep_or_close(self, load: Load) -> None:
         """A cancelled load is closed, unless another job of its lane waits for it."""
         try:
-            survey = await self.queue.survey(Slot.EMBED if load.order.embedding else Slot.DRAIN)
+            survey = await self.survey(Slot.EMBED if load.order.embedding else Slot.DRAIN)
             wanted = any(lane.lane == load.lane and self.takes(lane) for lane in survey.lanes)
         except Exception:  # noqa: BLE001 - whatever keeps the store from answering, a load nobody is known to want ends
             wanted = False

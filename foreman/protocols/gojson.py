@@ -33,10 +33,14 @@ class Top(NamedTuple):
     """Empty unless it is an object."""
 
 
-def read(body: bytes) -> Top:
+def read(body: bytes, *, whole: bool = False) -> Top:
     """The first JSON value of `body`; what follows it is ignored, as Go's Decoder does.
 
     Bytes that are no UTF-8 become U+FFFD inside strings. Sizes: bytes; one pass, one copy of the body.
+
+    Args:
+        body: a request's body as it came.
+        whole: give every value as it is, never a stand-in, whatever it costs in memory (up to eight times the body).
 
     Raises:
         EmptyBodyError: there is no value.
@@ -44,7 +48,7 @@ def read(body: bytes) -> Top:
             would bear and nobody sends.
     """
     if len(body) > _SMALL and _bulky(body):
-        return _by_spans(body)
+        return _by_spans(body, whole)
     try:
         text = body.decode()
     except UnicodeDecodeError:
@@ -55,7 +59,7 @@ def read(body: bytes) -> Top:
         raise
     except (ValueError, IndexError, StopIteration, RecursionError):
         # Broken or no object; or Go takes it all the same: a number of more digits than Python converts, a thousand brackets.
-        return _by_spans(body)
+        return _by_spans(body, whole)
 
 
 def kind_of(value: object) -> str:
@@ -161,6 +165,7 @@ _MEMBER_LIMIT: Final = 10_000
 _TOO_MANY: Final = f"the request has more than {_MEMBER_LIMIT} top-level fields"
 
 
+_TOO_DEEP: Final = "the request nests too deep to be translated"
 _SMALL: Final = 1 << 20
 _BULKY: Final = 200_000
 _UNMARKED: Final = bytes(set(range(256)) - set(b"[{,"))
@@ -183,27 +188,29 @@ def _rare(body: bytes, mark: bytes) -> bool:
     return False
 
 
-def _by_spans(body: bytes) -> Top:
-    """Read a body without building what it holds: nobody asks for more than a few small members of it."""
+def _by_spans(body: bytes, whole: bool) -> Top:
+    """Read a body without building what it holds: who peeks asks for no more than a few small members of it."""
     kind, spans = scan(body)
     if len(spans) > _MEMBER_LIMIT:
         raise GoJSONError(_TOO_MANY)
-    return Top(kind, [_member(body, span) for span in spans])
+    return Top(kind, [_member(body, span, whole) for span in spans])
 
 
 def _skip(text: str, at: int) -> int:
     return _gap(text, at).end()  # type: ignore[union-attr]  # an empty match is a match
 
 
-def _member(body: bytes, span: Span) -> Member:
+def _member(body: bytes, span: Span, whole: bool) -> Member:
     """One member, with a stand-in for a list or an object that is large or nests deeper than Python bears."""
     key = _SCAN(body[span.key_start : span.key_end].decode(errors="replace"), 0)[0]
     first = body[span.start]
-    if first in b"[{" and span.end - span.start > _SMALL:
+    if first in b"[{" and span.end - span.start > _SMALL and not whole:
         return Member(key, [None] if first in b"[" else {"": None}, "")
     source = body[span.start : span.end].decode(errors="replace")
     try:
         value = _SCAN_LENIENT(source, 0)[0]
-    except RecursionError:
+    except RecursionError as error:
+        if whole:
+            raise GoJSONError(_TOO_DEEP) from error
         value = [None] if first in b"[" else {"": None}
     return Member(key, value, source if len(source) < _SOURCE_LIMIT else "")

@@ -98,7 +98,7 @@ class _Container:
             self._next(_char(self.body, self.at))
             if not self._open:
                 return self.spans
-        raise GoJSONError("the request body is too broken to say where")
+        raise GoJSONError(f"the request holds more than {STEP_LIMIT} objects, arrays and members")
 
     def _value(self, char: int) -> None:
         """A value must begin here."""

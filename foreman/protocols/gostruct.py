@@ -50,8 +50,8 @@ class Struct:
     fields: Mapping[str, Field]
 
 
-def decode(struct: Struct, body: bytes) -> tuple[dict[str, Any], frozenset[str]]:
-    """Read the first JSON value of `body` into the struct.
+def decode(struct: Struct, body: bytes, *, whole: bool = False) -> tuple[dict[str, Any], frozenset[str]]:
+    """Read the first JSON value of `body` into the struct; `whole` as in gojson.read.
 
     Returns:
         The fields that are set, and the names of those that stand in the body, were they null.
@@ -59,7 +59,7 @@ def decode(struct: Struct, body: bytes) -> tuple[dict[str, Any], frozenset[str]]
     Raises:
         EmptyBodyError, GoJSONError: Go's words.
     """
-    top = gojson.read(body)
+    top = gojson.read(body, whole=whole)
     if top.kind not in {"object", "null"}:
         raise GoJSONError(f"json: cannot unmarshal {top.kind} into Go value of type {struct.go}")
     found: dict[str, Any] = {}

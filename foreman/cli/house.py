@@ -11,8 +11,10 @@ import contextlib
 import errno
 import os
 import secrets
+import shlex
 import signal
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -151,10 +153,16 @@ def _bind_advice(settings: Settings, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         other = f"{settings.host or ''}:{settings.port + 1 if settings.port < 65535 else 8080}"
         return (
-            f"port {settings.port} is taken: choose another with FOREMAN_ADDR={other}, or see who has it with "
+            f"port {settings.port} is taken: choose another, `FOREMAN_ADDR={other} {_same_command()}`, or see who has it, "
             f"`ss -ltnp 'sport = :{settings.port}'` (macOS: `lsof -i :{settings.port}`)"
         )
     return f"FOREMAN_ADDR is {settings.addr!r}, and foreman can't listen there ({error.strerror or error}): use an address of this machine"
+
+
+def _same_command() -> str:
+    """What was typed, for typing it again."""
+    words = sys.argv[1:]
+    return "make run" if words == ["run"] else shlex.join(["foreman", *words])
 
 
 async def live(house: House, announce: Callable[[House], Awaitable[None]]) -> None:

@@ -17,7 +17,7 @@ from foreman.cli.demo import MODELS, settings_with, simulated_targets, small_mod
 from foreman.cli.serve import greet
 from foreman.demo import small_model
 from foreman.upstream.client import Client
-from foreman.upstream.faults import Fault
+from foreman.upstream.faults import Fault, Kind
 from foreman.upstream.probe import TIMEOUT, probe
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ async def _choose(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple
         model = await chat_model(url, settings.ollama_token)
         why = f"the Ollama at {url} has no chat model yet (`ollama pull llama3.2` gets one)"
     except Fault as fault:
-        model, why = None, f"no Ollama answers at {url} ({fault.message})"
+        model, why = None, f"no Ollama answers at {url}"
+        if fault.kind is not Kind.REFUSED:
+            why += f" ({fault.message})"
     if model is not None:
         say(f"In front of the Ollama at {url}.")
         return settings, model

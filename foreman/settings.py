@@ -236,9 +236,8 @@ class Settings(BaseSettings):
         try:
             found = self.target_list
         except ValueError as error:
-            value = str(getattr(self, self.targets_source))
-            shown = "wrong" if "@" in value else repr(value)  # a password may stand before an @
-            raise ValueError(f"{PREFIX}{self.targets_source.upper()} is {shown}: {error}") from None
+            name = self.targets_source
+            raise ValueError(f"{PREFIX}{name.upper()} is {_shown(name, str(getattr(self, name)))}: {error}") from None
         if "model_management" not in self.model_fields_set:
             object.__setattr__(self, "model_management", self.loopback and len(found) == 1)
         return self
@@ -336,9 +335,12 @@ def _sentence(error: ValidationError) -> str:
         return advice
     name = str(first["loc"][0])
     variable = PREFIX + name.upper()
-    if name in SECRET:
-        return f"{variable} is wrong: {advice}"
-    return f"{variable} is {str(first['input'])!r}: {advice}"
+    return f"{variable} is {_shown(name, str(first['input']))}: {advice}"
+
+
+def _shown(name: str, value: str) -> str:
+    """A value for a message: not a secret one, nor a URL in which a password may stand before the @."""
+    return "wrong" if name in SECRET or "@" in value else repr(value)
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None, env_file: str = ".env") -> list[str]:

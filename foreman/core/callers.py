@@ -13,7 +13,7 @@ from typing import Final
 from foreman.core.jobs import Priority
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
-_EXAMPLE: Final = "write name=token?priority=low, such as webui=s3cret?priority=high"
+_EXAMPLE: Final = "write name=token?priority=low, such as webui=TOKEN?priority=high"
 
 
 @dataclass(frozen=True, slots=True)

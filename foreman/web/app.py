@@ -50,6 +50,8 @@ ANNOUNCE: Final = 1.0
 RECOVER: Final = 0.5
 KEEP_ALIVE: Final = 3600.0
 """Seconds an idle connection of a caller is kept: longer than any proxy's."""
+LINGER: Final = 2.0
+"""Seconds a refused body is still read, so that its sender gets to see the refusal."""
 _LAST_WORDS: Final = 1.0
 """Seconds for the answers that a stop cuts short to leave."""
 
@@ -127,7 +129,12 @@ class Gateway:
         return app
 
     async def _listen(self) -> None:
-        kwargs: dict[str, Any] = {"auto_decompress": False, "access_log": None, "keepalive_timeout": KEEP_ALIVE}
+        kwargs: dict[str, Any] = {
+            "auto_decompress": False,
+            "access_log": None,
+            "keepalive_timeout": KEEP_ALIVE,
+            "lingering_time": LINGER,
+        }
         self._runner = web.AppRunner(
             self._app(), handler_cancellation=True, shutdown_timeout=_LAST_WORDS, handle_signals=False, **kwargs
         )

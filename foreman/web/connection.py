@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from aiohttp.web_protocol import RequestHandler
 
-from foreman.web.middleware import plain
+from foreman.web.middleware import NO_HOST, plain
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,9 +30,9 @@ class CallerConnection(RequestHandler):
 
     __slots__ = ("_head_timer", "_head_within")
 
-    def __init__(self, server: Server, *, head_within: float = HEAD_WITHIN, **kwargs: Any) -> None:
+    def __init__(self, server: Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
-        self._head_within = head_within
+        self._head_within = HEAD_WITHIN
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -69,7 +69,11 @@ class CallerConnection(RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is on its way already")
         text = b"400 Bad Request" if status == 400 else b"%d internal error: see the gateway's log" % status
-        return plain(status, text, close=True)
+        if status == 400 and (message or "").startswith("Missing 'Host'"):
+            text = NO_HOST
+        response = plain(status, text, close=True)
+        response.headers["Server"] = "foreman"  # aiohttp's own says more than a stranger needs to know
+        return response
 
     def _arm(self) -> None:
         self._head_timer = self._loop.call_later(self._head_within, self._too_slow)

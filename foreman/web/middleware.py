@@ -34,6 +34,7 @@ CALLER: Final = web.RequestKey("caller", auth.Caller)
 CORS_HEADERS: Final[web.RequestKey[tuple[tuple[str, str], ...]]] = web.RequestKey("cors_headers", tuple)
 """What an answer to a page of another origin must carry; answers written past aiohttp add it themselves."""
 
+NO_HOST: Final = b"400 Bad Request: missing required Host header"
 _PLAIN: Final = "text/plain"
 _SHORT: Final = 64 * 1024
 _READER_PATHS: Final = ("/ops", "/metrics", "/ui", "/jobs")
@@ -59,7 +60,7 @@ class Gate:
         origin = request.headers.get(hdrs.ORIGIN)
         host = request.headers.get(hdrs.HOST)
         if host is None and request.version >= HttpVersion11:
-            return plain(400, b"400 Bad Request: missing required Host header", close=True)
+            return plain(400, NO_HOST, close=True)
         if self._guard_host and not (host_is_local(host) or self._origins.names_host(host_name(host or ""))):
             return empty(403)
         if origin is not None and not self._origins.allows(origin, host):
@@ -135,6 +136,7 @@ def plain(status: int, text: bytes, *, headers: dict[str, str] | None = None, cl
     response.headers[hdrs.CONTENT_TYPE] = _PLAIN
     if close:
         response.force_close()
+        response.headers[hdrs.CONNECTION] = "close"
     return response
 
 
@@ -190,7 +192,12 @@ def _may_read(request: web.Request) -> bool:
 
 
 def _is_served(request: web.Request, path: str) -> bool:
-    return any(resource.get_info().get("path") == path for resource in request.app.router.resources())
+    for resource in request.app.router.resources():
+        info = resource.get_info()
+        pattern = info.get("pattern")
+        if info.get("path") == path or (pattern is not None and pattern.fullmatch(path)):
+            return True
+    return False
 
 
 def _add(response: web.StreamResponse, headers: Iterable[tuple[str, str]]) -> None:

@@ -42,7 +42,7 @@ class OpenAIAPI:
         for path in QUEUED:
             router.add_post(path, self.queued, expect_handler=expect_later)
         router.add_get("/v1/models", self.models, allow_head=False)
-        router.add_get("/v1/models/{id:.+}", self.model, allow_head=False)
+        router.add_get("/v1/models/{id:.*[^/]}", self.model, allow_head=False)
 
     async def queued(self, request: web.Request) -> web.StreamResponse:
         """Inference and embeddings."""

@@ -40,11 +40,16 @@ class Ending:
     """The caller has the target's own words for the failure already."""
 
 
-def refused(status: int, body: bytes) -> Failure:
-    """The failure of a job whose target answered with a status ≥ 400; the caller got that answer as it was."""
+def refused(status: int, body: bytes) -> Ending:
+    """The target answered with a status ≥ 400, and the caller got that answer as it was."""
     words = openai.message_in(body)
     said = f": {words[:_WORDS]}" if words else ""
-    return Failure(Code.UPSTREAM_ERROR, f"the target answered {status}{said}", status=status)
+    return Ending(Failure(Code.UPSTREAM_ERROR, f"the target answered {status}{said}", status=status), told=True)
+
+
+def told(words: str) -> Ending:
+    """The target's last words were an error, and the caller has them."""
+    return Ending(Failure(Code.UPSTREAM_ERROR, f"the target ended with an error: {words[:_WORDS]}"), told=True)
 
 
 def ending(endpoint: str, framing: Framing, previous: bytes, last: bytes) -> Ending:
@@ -66,7 +71,7 @@ def ending(endpoint: str, framing: Framing, previous: bytes, last: bytes) -> End
 def _lines(endpoint: str, last: bytes) -> Ending:
     words = ndjson.error_in(last)
     if words is not None:
-        return _told(words)
+        return told(words)
     if endpoint in _NATIVE and not ndjson.ends(last):
         return _cut('"done":true')
     if endpoint in MANAGEMENT and (_object(last).get("status") != "success"):
@@ -79,16 +84,12 @@ def _events(endpoint: str, previous: bytes, last: bytes) -> Ending:
     for event in (last, previous):  # a server may say one more thing after its mark
         words = error_in(event)
         if words is not None:
-            return _told(words)
+            return told(words)
         if ends(event):
             return Ending()
     if openai.lost_error(last):
         return Ending(Failure(Code.UPSTREAM_ERROR, _LOST))
     return _cut(mark)
-
-
-def _told(words: str) -> Ending:
-    return Ending(Failure(Code.UPSTREAM_ERROR, f"the target ended with an error: {words[:_WORDS]}"), told=True)
 
 
 def _cut(mark: str) -> Ending:

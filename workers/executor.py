@@ -9,39 +9,40 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import State, Surface
 from foreman.link.channel import NoLinkError
-from foreman.store.errors import StoreUnavailableError
+from foreman.protocols.native import JSON_TYPE
 from foreman.upstream.client import Patience
 from foreman.upstream.faults import Fault, Kind
-from workers import ending, requests
+from workers import requests
+from workers.insist import insist
 from workers.loader import Outcome
 from workers.nowhere import Nowhere
+from workers.times import Times
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from foreman.core.targets import TargetSettings
     from foreman.link.channel import Channels, Headers, Outlet
     from foreman.store.queue import Queue
     from foreman.store.records import Claimed
     from foreman.upstream.client import Call, Client
-    from workers.cutter import Cutter
+    from workers.cutter import Cutting
     from workers.loader import Load
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 UNSTREAMED: Final = 6.0
 """How many times `FOREMAN_UPSTREAM_TIMEOUT` is borne before the first byte, and by calls that don't stream."""
-_RETRY_FIRST, _RETRY_MOST = 0.05, 1.0
-"""Seconds between two tries to reach the store."""
+_JSON: Final = (("Content-Type", JSON_TYPE),)
 
 
 class How(enum.Enum):
@@ -77,6 +78,8 @@ class Bench:
     channels: Channels
     keep_alive: str
     """JSON."""
+    own_name: Callable[[str], str | None]
+    """How the target spells a model, by its canonical name."""
     upstream_timeout: float
     window: int
     """Bytes of answer that may be on their way (`FOREMAN_SPOOL_BYTES`)."""
@@ -89,23 +92,14 @@ class Bench:
 
 
 @dataclass(slots=True)
-class Times:
-    """Moments of a run, in seconds of the loop's clock."""
-
-    claimed: float
-    working: float | None = None
-    first: float | None = None
-    ended: float | None = None
-    loading: float = 0.0
-
-
-@dataclass(slots=True)
 class _Answer:
     """What has come back so far."""
 
-    cutter: Cutter | None = None
+    cutting: Cutting | None = None
+    begun: bool = False
+    """The body's first byte has come: the job is never run again for the same caller."""
     told: bool = False
-    """The head is on its way to the caller: the answer's first byte has come."""
+    """The head is on its way to the caller."""
     usage: dict[str, int] = field(default_factory=dict)
 
 
@@ -124,6 +118,7 @@ class Run:
         self._call: Call | None = None
         self._answer = _Answer()
         self._request: requests.Upstream | None = None
+        self._sent_at = 0.0
         self.times = Times(self._loop.time())
 
     # -- what the page shows
@@ -131,8 +126,8 @@ class Run:
     @property
     def tokens(self) -> int:
         """Units of the answer so far."""
-        cutter = self._answer.cutter
-        return 0 if cutter is None else cutter.count
+        cutting = self._answer.cutting
+        return 0 if cutting is None else cutting.count
 
     @property
     def tokens_per_second(self) -> float:
@@ -192,7 +187,9 @@ class Run:
         """Everything before the request is sent; False when the run has ended by then."""
         gateway = self.job.gateway
         try:
-            self._request = requests.upstream(self.claimed, self._bench.target, self._bench.keep_alive)
+            own_name = self._bench.own_name(self.claimed.canonical)
+            kind = self._bench.target.kind
+            self._request = requests.upstream(self.claimed, kind, self._bench.keep_alive, own_name)
             if gateway is not None:
                 outlet = self._bench.channels.open
                 self._outlet = await outlet(gateway, self.job.id, self.job.epoch, self, window=self._bench.window)
@@ -222,10 +219,11 @@ class Run:
 
     async def _begin_working(self) -> None:
         """From loading to working, before the request is sent: what the store says is never ahead of the truth by a step."""
-        moved = await self._insist(
+        moved = await insist(
             lambda: self._bench.queue.transition(
                 self.job.id, self.job.epoch, State.WORKING, reason="loaded", notify=False
-            )
+            ),
+            self._given_up,
         )
         if moved:
             self.state = State.WORKING
@@ -236,6 +234,12 @@ class Run:
         assert self._request is not None
         self._outlet.working()
         self.times.working = self._loop.time()
+        self._sent_at = time.time()
+        if self._request.answer is not None:
+            self.head(200, _JSON)
+            self.body(self._request.answer)
+            self.end()
+            return
         between = self._bench.upstream_timeout
         patience = Patience(between * UNSTREAMED, between if self.claimed.stream else between * UNSTREAMED)
         self._call = self._bench.client.start(self._request.request, self, patience)
@@ -243,22 +247,24 @@ class Run:
     # -- the hot path: the client pushes, the outlet takes
 
     def head(self, status: int, headers: Headers) -> None:
-        """Hold the head until a byte of the body is there: until then a reset costs the caller nothing."""
+        """Hold the head until a unit of the body is there: until then every failure keeps its true status."""
         assert self._request is not None
-        self._answer.cutter = self._request.cutter(status, headers)
+        self._answer.cutting = self._request.cutting(status, headers, self._sent_at)
 
     def body(self, data: bytes) -> None:
         """Cut and pass on."""
         answer = self._answer
-        cutter = answer.cutter
-        assert cutter is not None
+        assert answer.cutting is not None
+        if not answer.begun:
+            answer.begun = True
+            self.times.first = self._loop.time()
         try:
-            units = cutter.feed(data)
-        except ValueError as error:
-            self._conclude(End(How.FAILED, Failure(Code.UPSTREAM_ERROR, f"target {self._bench.target.name}: {error}")))
+            units = answer.cutting.feed(data)
+        except (ValueError, Failure) as error:
+            self._senseless(error)
             return
-        if not answer.told:
-            self._first()
+        if not answer.told and units:
+            self._tell_head()
         put = self._outlet.data
         for unit in units:
             put(unit)
@@ -266,49 +272,49 @@ class Run:
     def end(self) -> None:
         """The body is whole by its framing: is it by its own end mark?"""
         answer, outlet = self._answer, self._outlet
-        cutter = answer.cutter
-        assert cutter is not None
-        rest = cutter.rest()
-        if not answer.told:
-            self._first()
-        for unit in rest:
-            outlet.data(unit)
+        assert answer.cutting is not None
         self.times.ended = self._loop.time()
-        answer.usage = ending.usage(cutter.head.framing, cutter.previous, cutter.last)
-        if cutter.head.status >= 400:
-            outlet.end()
-            self._conclude(
-                End(How.FAILED, ending.refused(cutter.head.status, cutter.last), "upstream_error", told=True)
-            )
+        try:
+            rest = answer.cutting.rest()
+        except (ValueError, Failure) as error:
+            self._senseless(error)
             return
-        verdict = ending.ending(cutter.endpoint, cutter.head.framing, cutter.previous, cutter.last)
+        verdict = answer.cutting.ending()
+        answer.usage = answer.cutting.usage()
+        if verdict.failure is None or verdict.told or rest:
+            if not answer.told:
+                self._tell_head()
+            for unit in rest:
+                outlet.data(unit)
         if verdict.failure is None:
             outlet.end()
             self._conclude(End(How.DONE, told=True))
-        elif verdict.told:
+            return
+        if verdict.told:
             outlet.end()
-            self._conclude(End(How.FAILED, verdict.failure, str(verdict.failure.code), told=True))
-        else:
-            self._conclude(End(How.FAILED, verdict.failure, str(verdict.failure.code)))
+        self._conclude(End(How.FAILED, verdict.failure, str(verdict.failure.code), told=verdict.told))
 
     def failed(self, fault: Fault) -> None:
         """No answer, or no more of it."""
         self._break(fault)
 
-    def _first(self) -> None:
-        """The first byte of the body: from here on the answer is never begun again for this caller."""
+    def _tell_head(self) -> None:
         answer = self._answer
+        assert answer.cutting is not None
         answer.told = True
-        self.times.first = self._loop.time()
-        assert answer.cutter is not None
-        self._outlet.head(answer.cutter.head)
+        self._outlet.head(answer.cutting.head)
+
+    def _senseless(self, error: ValueError | Failure) -> None:
+        """What came is no answer that anybody could take."""
+        failure = error if isinstance(error, Failure) else Failure(Code.UPSTREAM_ERROR, f"the target sent {error}")
+        self._conclude(End(How.FAILED, failure, str(failure.code)))
 
     # -- the end
 
     @property
     def _spliced(self) -> bool:
         """Whether a second run would splice its answer onto bytes the caller has."""
-        return self._answer.told and self.job.surface is Surface.SYNC
+        return self._answer.begun and self.job.surface is Surface.SYNC
 
     def _break(self, fault: Fault) -> None:
         """A fault of the target, by its kind: wait for it, run again, or fail."""
@@ -347,8 +353,9 @@ class Run:
 
     async def _hand_back(self, end: End) -> None:
         queue, job = self._bench.queue, self.job
-        state = await self._insist(
-            lambda: queue.hand_back(job.id, job.epoch, reason=end.reason, failure=end.failure, notify=True)
+        state = await insist(
+            lambda: queue.hand_back(job.id, job.epoch, reason=end.reason, failure=end.failure, notify=True),
+            self._given_up,
         )
         if state is State.FAILED and end.failure is not None:
             self._outlet.error(end.failure)
@@ -359,7 +366,7 @@ class Run:
     async def _finish(self, state: State, end: End) -> None:
         queue, job = self._bench.queue, self.job
         timings = self._timings()
-        moved = await self._insist(
+        moved = await insist(
             lambda: queue.transition(
                 job.id,
                 job.epoch,
@@ -369,7 +376,8 @@ class Run:
                 usage=self._answer.usage or None,
                 timings=timings,
                 notify=False,
-            )
+            ),
+            self._given_up,
         )
         code = None if end.failure is None else str(end.failure.code)
         if moved:
@@ -377,17 +385,8 @@ class Run:
         elif moved is not None:
             log.warning("job.fenced", job_id=job.id, target=self._bench.target.name, state=str(state))
 
-    async def _insist(self, step: Callable[[], Awaitable[T]]) -> T | None:
-        """Do it, again and again while the store is away; None once the run's right to do it is gone."""
-        pause = _RETRY_FIRST
-        while True:
-            try:
-                return await step()
-            except StoreUnavailableError:
-                if self._end.done() and self._end.result().how is How.DROPPED:
-                    return None
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _RETRY_MOST)
+    def _given_up(self) -> bool:
+        return self._end.done() and self._end.result().how is How.DROPPED
 
     def _watch_deadline(self) -> asyncio.TimerHandle | None:
         deadline = self.job.deadline
@@ -396,19 +395,9 @@ class Run:
         return self._loop.call_later(max(0.0, deadline - self.claimed.now), self.cancel, Code.DEADLINE_EXCEEDED)
 
     def _timings(self) -> dict[str, float]:
-        """Milliseconds: queued, loading, request sent to first byte, between tokens, all of it since it was submitted."""
-        times = self.times
         queued = max(0.0, self.claimed.now - self.job.created_at)
-        ended = times.ended or self._loop.time()
-        found = {"queued_ms": queued, "total_ms": queued + (ended - times.claimed)}
-        if self.load is not None:
-            found["loading_ms"] = times.loading
-        if times.first is not None and times.working is not None:
-            found["ttft_ms"] = times.first - times.working
-            tokens = self._answer.usage.get("completion_tokens") or self.tokens
-            if self.claimed.stream and tokens > 1:
-                found["tpot_ms"] = (ended - times.first) / (tokens - 1)
-        return {name: round(seconds * 1000, 3) for name, seconds in found.items()}
+        tokens = self._answer.usage.get("completion_tokens") or self.tokens
+        return self.times.timings(queued, self._loop.time(), tokens if self.claimed.stream else 0)
 
 
 _EVENTS: Final = {State.DONE: "job.done", State.FAILED: "job.failed", State.CANCELLED: "job.cancelled"}

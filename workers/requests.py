@@ -6,20 +6,23 @@ target's dialect cannot say is a Failure (400) that names the field.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from foreman.core.errors import Failure
-from foreman.core.targets import OLLAMA
+from foreman.core.targets import OPENAI
+from foreman.protocols import translate
 from foreman.protocols.keep_alive import insert_keep_alive
 from foreman.protocols.ollama import peek
 from foreman.upstream.client import Request
 from workers.cutter import Cutter
+from workers.translated import translated
 
 if TYPE_CHECKING:
-    from foreman.core.targets import TargetSettings
     from foreman.link.channel import Headers
     from foreman.store.records import Claimed
+    from workers.cutter import Cutting
 
 KEPT_ALIVE: Final = frozenset({"/api/chat", "/api/generate", "/api/embed", "/api/embeddings"})
 """The paths of an `ollama` target on which `keep_alive` is added where it is absent."""
@@ -32,18 +35,50 @@ class Upstream:
     request: Request
     endpoint: str
     """The path the caller asked: whose end mark the answer must have."""
+    asked: translate.Translated | None = None
+    """Set where the request was translated, and the answer must be."""
+    answer: bytes | None = None
+    """The whole answer (200, JSON), where it takes no target to give it."""
 
-    def cutter(self, status: int, headers: Headers) -> Cutter:
-        """What cuts the answer into the caller's units."""
+    def cutting(self, status: int, headers: Headers, sent_at: float) -> Cutting:
+        """What cuts the answer into the caller's units; `sent_at` in seconds since the epoch."""
+        if self.asked is not None:
+            return translated(self.asked, status, headers, sent_at)
         return Cutter(self.endpoint, status, headers)
 
 
-def upstream(claimed: Claimed, target: TargetSettings, keep_alive: str) -> Upstream:
-    """Make the request. Raises Failure(BAD_REQUEST) where the target's dialect has no word for a field."""
+def upstream(claimed: Claimed, kind: str, keep_alive: str, own_name: str | None) -> Upstream:
+    """Make the request.
+
+    Args:
+        claimed: the job.
+        kind: the target's, `ollama` or `openai`.
+        keep_alive: JSON, added where it may be and is absent.
+        own_name: how the target spells the model, or None.
+
+    Raises:
+        Failure: BAD_REQUEST: the target's dialect has no word for a field.
+    """
     endpoint, body = claimed.job.endpoint, claimed.request
-    if target.kind == OLLAMA and endpoint in KEPT_ALIVE and not _has_keep_alive(endpoint, body):
+    if kind == OPENAI:
+        return _for_openai(claimed, own_name)
+    if endpoint in KEPT_ALIVE and not _has_keep_alive(endpoint, body):
         body = insert_keep_alive(body, keep_alive)
     return Upstream(Request(claimed.method, endpoint, body, tuple(claimed.headers.items())), endpoint)
+
+
+def _for_openai(claimed: Claimed, own_name: str | None) -> Upstream:
+    """`/v1` as it is; native calls translated, or answered here where they ask for a load that never happens."""
+    endpoint, body = claimed.job.endpoint, claimed.request
+    headers = tuple(claimed.headers.items())
+    if endpoint not in translate.PATHS:
+        return Upstream(Request(claimed.method, endpoint, body, headers), endpoint)
+    seen = peek(endpoint, body, known=(claimed.job.model,))
+    if seen.is_load or seen.is_unload:
+        answer = translate.load_answer(endpoint, seen.model, unload=seen.is_unload, now=time.time())
+        return Upstream(Request("POST", endpoint), endpoint, answer=answer)
+    asked = translate.translate_request(endpoint, body, own_name)
+    return Upstream(Request("POST", asked.path, asked.body, headers), endpoint, asked)
 
 
 def _has_keep_alive(endpoint: str, body: bytes) -> bool:

@@ -63,6 +63,7 @@ class Residency:
         self._most = 1
         self._full = False
         self._digests: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         self._embedding: set[str] = set()
         self._embedding_loaded: set[str] = set()
         self.embed_fits = True
@@ -113,6 +114,10 @@ class Residency:
         """Whether the model is in the target's inventory."""
         return canonical(model) in self._digests
 
+    def own_name(self, model: str) -> str | None:
+        """How the target spells a model; None where it has it not."""
+        return self._names.get(canonical(model))
+
     def identity(self, model: str, digest: str | None = None) -> str:
         """What makes two names one model on this target: its own digest for it, else the one given, else the name."""
         name = canonical(model)
@@ -132,6 +137,7 @@ class Residency:
         """Learn names, digests and which models only embed, from `/api/tags`."""
         entries = list(tags)
         self._digests = {canonical(entry["name"]): str(entry.get("digest") or "") for entry in entries}
+        self._names = {canonical(entry["name"]): str(entry["name"]) for entry in entries}
         self._embedding |= {self.identity(entry["name"]) for entry in entries if _only_embeds(entry)}
 
     def embeds(self, model: str, digest: str | None) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -30,6 +30,7 @@ from foreman.store.records import WorkerPresence
 from foreman.tasks import Tasks
 from workers.beside import Beside
 from workers.dispatcher import Dispatcher
+from workers.insist import insist
 from workers.inventory import Inventory
 from workers.target import Target
 
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from foreman.store.records import Order, Ownership, TargetStatus
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 RECOVER: Final = 0.5
 GATEWAYS: Final = 1.0
@@ -126,7 +126,7 @@ class Worker:
             except* (StoreUnavailableError, FencedError) as group:
                 log.warning("worker.life_ended", worker=self.id, error=str(group.exceptions[0]))
             self.id = f"wk-{self._new_id()}"
-            await self._insist(self._enroll)
+            await insist(self._enroll)
             log.info("worker.reenrolled", worker=self.id)
 
     async def _life(self) -> None:
@@ -187,7 +187,8 @@ class Worker:
     # -- what comes in
 
     async def _take_orders(self) -> None:
-        inbox = await self._insist(lambda: self._store.inbox("worker", self.id))
+        inbox = await insist(lambda: self._store.inbox("worker", self.id))
+        assert inbox is not None
         self._inbox = inbox
         self._watch()
         try:
@@ -255,12 +256,3 @@ class Worker:
             self._rivals = await self._queue.targets()
             self._rivals_until = now + RIVALS
         return self._rivals
-
-    @staticmethod
-    async def _insist(step: Callable[[], Awaitable[T]]) -> T:
-        """Do it, again and again while the store is away."""
-        while True:
-            try:
-                return await step()
-            except StoreUnavailableError:
-                await asyncio.sleep(RECOVER)

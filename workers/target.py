@@ -78,6 +78,7 @@ class Target:
             queue=queue,
             channels=channels,
             keep_alive=keep_alive,
+            own_name=self.residency.own_name,
             upstream_timeout=settings.upstream_timeout,
             window=settings.spool_bytes,
             ended=self._ended,

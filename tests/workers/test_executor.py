@@ -44,7 +44,7 @@ async def test_a_refused_request_passes_as_it_is_and_fails_the_job(ollama, floor
 
 BROKEN = {
     # fault: (how, calls of the caller after `working`, error code, attempts used)
-    "half-line": ({}, ["head", "error upstream_truncated"], "upstream_truncated"),
+    "half-line": ({}, ["error upstream_truncated"], "upstream_truncated"),
     "half-line after one": (
         {"kind": "half-line", "after": 1},
         ["head", "error upstream_truncated"],

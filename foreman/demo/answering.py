@@ -118,7 +118,8 @@ class Answering:
             try:
                 await self._think(reply, ask, speech)
             except BrokenRunnerError:
-                raise RefusalError(500, RUNNER_DIED) from None
+                turn.crash()
+                raise RefusalError(500, reply.fault.words if reply.fault else RUNNER_DIED) from None
             self._measure(stats, speech, first, began)
             return await reply.whole(200, dialect.whole_type, dialect.whole(speech, self._settled(stats)))
         response = await reply.open(dialect.stream_type, dialect.stream_headers)
@@ -130,6 +131,7 @@ class Answering:
             for unit in dialect.end(speech, self._settled(stats)):
                 await reply.unit(unit)
         except BrokenRunnerError:
+            turn.crash()
             for unit in dialect.broken(reply.fault.words if reply.fault else RUNNER_DIED):
                 await response.write(unit)
             return response

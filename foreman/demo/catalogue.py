@@ -146,7 +146,7 @@ class Model:
             "tokens": None,
             "unknown_token_id": 0,
         }
-        sections = {"general": general, self.family: weights, "tokenizer.ggml": tokenizer}
+        sections: dict[str, dict[str, Any]] = {"general": general, self.family: weights, "tokenizer.ggml": tokenizer}
         return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
     def _blocks(self) -> list[dict[str, Any]]:

@@ -89,6 +89,12 @@ class Runner:
     timer: asyncio.TimerHandle | None = None
     leaving: bool = False
     """Being unloaded: no request may have it any more."""
+    dead: bool = False
+    """Its process was killed; nobody notices before the next request."""
+
+    def serves(self, options: RunnerOptions) -> bool:
+        """Whether a request with these options may have it as it is."""
+        return not self.leaving and not self.dead and not self.options.reloads(options)
 
     def stop_timer(self) -> None:
         """It is needed, or going at once."""
@@ -101,6 +107,7 @@ class Runner:
 class Turn:
     """A slot of a runner, taken."""
 
+    runner: Runner
     busy_until: float = 0.0
     """Loop time until which the slot can't be freed: a prefill runs on when its caller leaves."""
 
@@ -108,6 +115,10 @@ class Turn:
         """Read the prompt for `seconds`."""
         self.busy_until = asyncio.get_running_loop().time() + seconds
         await asyncio.sleep(seconds)
+
+    def crash(self) -> None:
+        """The runner's process dies; the next request loads it anew."""
+        self.runner.dead = True
 
 
 @dataclass(eq=False, slots=True)
@@ -210,7 +221,7 @@ class Engine:
             EngineError: the queue is full, or the load failed.
         """
         runner = self._runners.get(model.digest)
-        if runner is not None and not runner.leaving and not runner.options.reloads(options):
+        if runner is not None and runner.serves(options):
             self._use(runner, keep_alive_ns)
         else:
             runner = await self._wait(Pending(model, options, keep_alive_ns, seen))
@@ -223,7 +234,7 @@ class Engine:
     async def slot(self, runner: Runner) -> AsyncIterator[Turn]:
         """Take one of the runner's slots, first come, first served."""
         await runner.slots.acquire()
-        turn = Turn()
+        turn = Turn(runner)
         try:
             yield turn
         finally:
@@ -289,7 +300,7 @@ class Engine:
         """See one request through; the others wait, whatever they need."""
         while not pending.ready.done():  # a caller that has left has cancelled it
             runner = self._runners.get(pending.model.digest)
-            if runner is not None and not runner.leaving and not runner.options.reloads(pending.options):
+            if runner is not None and runner.serves(pending.options):
                 self._use(runner, pending.keep_alive_ns)
                 pending.ready.set_result(runner)
                 return

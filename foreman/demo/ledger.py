@@ -45,6 +45,8 @@ class Seen:
     """Lines or events of the answer written so far."""
     left_in: str = ""
     """The phase in which its caller left, for the cancelled."""
+    phase_at: dict[str, float] = field(default_factory=dict)
+    """Loop time at which it came into each of its phases, s."""
 
     def header(self, name: str) -> str | None:
         """The first header of that name, upper or lower case."""
@@ -99,13 +101,14 @@ class Ledger:
     def phase(self, seen: Seen, phase: str) -> None:
         """Move a request on."""
         seen.phase = phase
+        seen.phase_at[phase] = asyncio.get_running_loop().time()
         self.note()
 
     def left(self, seen: Seen) -> None:
         """Its caller has closed the connection."""
-        seen.left_in, seen.phase = seen.phase, "cancelled"
+        seen.left_in = seen.phase
         self.cancels += 1
-        self.note()
+        self.phase(seen, "cancelled")
 
     def loading(self, load: Load) -> None:
         """A load begins."""

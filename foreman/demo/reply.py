@@ -183,7 +183,7 @@ class Reply:
         else:
             await response.write(body[: len(body) // 2])
             if fault.kind != Kind.CLEAN_END:
-                await self._cut(reset=fault.kind == Kind.HALF_LINE)
+                await self._cut(reset=False)
         return response
 
     @staticmethod

@@ -23,7 +23,24 @@ SMOL, SECOND, THIRD = (
     "f" * 64,
 )
 MEANINGFUL = frozenset(
-    ["model", "name", "done", "done_reason", "role", "object", "finish_reason", "type", "stop_reason", "status", "owned_by", "error", "code", "param", "version", "id"]
+    [
+        "model",
+        "name",
+        "done",
+        "done_reason",
+        "role",
+        "object",
+        "finish_reason",
+        "type",
+        "stop_reason",
+        "status",
+        "owned_by",
+        "error",
+        "code",
+        "param",
+        "version",
+        "id",
+    ]
 )
 """Keys whose values must agree, unless they are numbers somebody drew."""
 DRAWN = re.compile(r"(chatcmpl|cmpl|resp|msg|req|rs|fc|call)[-_][0-9a-f_]+")

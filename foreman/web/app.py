@@ -85,6 +85,7 @@ class Gateway:
             await self._listen_for_workers()
         with contextlib.suppress(StoreUnavailableError):
             await self._announce()
+            await self.inventory.fresh()
         self._tasks.spawn(self._every(ANNOUNCE, self._announce), "announce")
         self._tasks.spawn(self._every(RECOVER, self._recover), "recover")
         self._tasks.spawn(self._notices(await self._store.inbox("gateway", self.id)), "notices")

@@ -121,8 +121,8 @@ def _ms(seconds: float | None) -> float | None:
 def _timings(answer: Answer) -> str:
     ttft, tpot = _ms(answer.ttft), _ms(answer.tpot)
     parts = [f"TTFT {ttft:.0f} ms" if ttft is not None else "no token"]
-    if tpot:
-        parts.append(f"TPOT {tpot:.1f} ms ({1000 / tpot:.0f} tokens/s)")
+    if tpot is not None:
+        parts.append(f"TPOT {tpot:.1f} ms" + (f" ({1000 / tpot:.0f} tokens/s)" if tpot else ""))
     return ", ".join([*parts, f"{answer.tokens} tokens"])
 
 

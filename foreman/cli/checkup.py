@@ -169,7 +169,11 @@ async def _store(settings: Settings) -> list[Finding]:
         return [Finding(Level.OK, "store", f"the embedded one ({binary}), its data in {settings.data_dir}")]
     try:
         store = await connect(settings, settings.redis_url, wait=2.0)
-    except (StoreUnavailableError, ValueError) as error:
+    except ValueError:  # its message shows the URL, and that may hold a password
+        return [
+            Finding(Level.PROBLEM, "store", "FOREMAN_REDIS_URL is no store URL", "use one such as redis://host:6379/0")
+        ]
+    except StoreUnavailableError as error:
         return [Finding(Level.PROBLEM, "store", str(error), "start it, or correct FOREMAN_REDIS_URL")]
     except StoreRefusedError as error:
         return [Finding(Level.PROBLEM, "store", str(error), "use another server")]

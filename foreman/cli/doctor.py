@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from foreman import logs
 from foreman.cli.console import say, show_json
 from foreman.settings import SettingsError, load, unknown_variables
 
@@ -35,6 +37,7 @@ def doctor(*, json: Annotated[bool, typer.Option("--json", help="The findings as
 def _look() -> list[Finding]:
     from foreman.cli.checkup import Finding, Level, examine, in_container  # noqa: PLC0415 - heavy: not for `foreman chat`
 
+    logs.configure(level=logging.CRITICAL)  # what goes wrong on the way is a finding, not an event
     docs = "docs/configuration.md lists the settings"
     found = [Finding(Level.WARNING, "settings", sentence, docs) for sentence in unknown_variables()]
     try:

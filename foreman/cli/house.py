@@ -67,6 +67,7 @@ class House:
         """Where the gateway listens, as this machine calls it; None without one."""
         self._parts = contextlib.AsyncExitStack()
         self._leave_by: float | None = None
+        self._started = False
         self._name = UlidFactory(lambda: time.time_ns() // 1_000_000, secrets.randbits)
 
     async def start(self) -> None:
@@ -80,8 +81,12 @@ class House:
             check_port(self.settings)
         try:
             store = await self._open_store()
-        except (StoreRefusedError, ValueError) as error:
+        except StoreRefusedError as error:
             raise Refusal(str(error)) from None
+        except ValueError:  # its message shows the URL, and that may hold a password
+            raise Refusal(
+                "FOREMAN_REDIS_URL is wrong: use redis://host:6379/0, rediss://…, unix:///path or redis+sentinel://…"
+            ) from None
         except StoreUnavailableError as error:
             raise Failed(f"the store does not answer ({error}): start it, or correct FOREMAN_REDIS_URL") from None
         for finding in store.findings:
@@ -97,13 +102,15 @@ class House:
             await worker.start()
         if Role.GATEWAY in self.roles:
             await self._start_gateway(store, local)
+        self._started = True
         log.info("house.started", version=foreman.__version__, roles=sorted(self.roles), url=self.url)
 
     async def stop(self, grace: float) -> None:
         """Leave: no new calls, what runs may end within `grace` seconds, the rest goes back to the queue."""
         self._leave_by = time.monotonic() + grace
         await self._parts.aclose()
-        log.info("house.stopped")
+        if self._started:
+            log.info("house.stopped")
 
     def before_leaving(self, callback: Callable[[], Awaitable[object]]) -> None:
         """Await `callback` first of all when this house stops."""

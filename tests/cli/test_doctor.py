@@ -1,0 +1,130 @@
+"""`foreman doctor`: what it sees, what it advises, and that it works beside a running foreman."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foreman.cli.checkup import Level, advice, examine, in_container
+from foreman.demo.ollama import FakeOllama
+from foreman.settings import TargetSettings, load
+from foreman.upstream.faults import Kind
+from tests.cli.process import ran, started
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def nobody() -> str:
+    """A URL at which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+async def test_beside_a_running_foreman_all_is_well(tmp_path: Path):
+    async with (
+        FakeOllama(models=["alpha"]) as fake,
+        started(tmp_path, "serve", ADDR="127.0.0.1:0", TARGETS=f"main={fake.url}") as foreman,
+    ):
+        url = (await foreman.line("listens on")).split()[-1]
+        await foreman.until(lambda: any("target.up" in line for line in foreman.err))
+        code, out, err = await ran(tmp_path, "doctor", "--json", URL=url, TARGETS=f"main={fake.url}")
+        assert (code, err) == (0, ""), out
+        findings = json.loads(out)["findings"]
+        assert [(one["level"], one["subject"]) for one in findings] == [
+            ("ok", "settings"),
+            ("ok", "gateway"),
+            ("ok", "store"),
+            ("ok", "target main"),
+        ]
+
+
+async def test_several_findings_each_with_what_to_do(tmp_path: Path):
+    settings = {
+        "URL": nobody(),
+        "ADDR": ":8080",
+        "LINK_ADDR": "0.0.0.0:7480,gateway:7480",
+        "REDIS_URL": nobody().replace("http", "redis"),
+        "TARGETS": f"one={nobody()},two={nobody()}?kind=openai",
+        "HEARBEAT": "1s",
+    }
+    code, out, _ = await ran(tmp_path, "doctor", "--json", **settings)
+    assert code == 1
+    findings = json.loads(out)["findings"]
+    assert [(one["level"], one["subject"]) for one in findings] == [
+        ("warning", "settings"),
+        ("problem", "settings"),
+        ("warning", "gateway"),
+        ("problem", "store"),
+        ("warning", "links"),
+        ("problem", "target one"),
+        ("problem", "target two"),
+    ]
+    assert all(one["advice"] for one in findings)
+    code, out, _ = await ran(tmp_path, "doctor", **settings)
+    assert code == 1
+    assert out.count("→") == 7
+
+
+async def test_a_wrong_setting_is_a_finding(tmp_path: Path):
+    code, out, _ = await ran(tmp_path, "doctor", HEARTBEAT="soon")
+    assert code == 1
+    assert "FOREMAN_HEARTBEAT is 'soon'" in out
+
+
+async def test_an_ollama_without_models_is_told_how_to_get_one():
+    async with FakeOllama(models=[]) as fake:
+        found = await examine(load(targets=f"main={fake.url}", url=nobody()), container=False)
+    assert found[-1].level is Level.WARNING
+    assert "ollama pull" in found[-1].advice
+
+
+async def test_an_ollama_that_wants_a_token_is_told_so():
+    async with FakeOllama(models=["alpha"], token="s3cret") as fake:
+        found = await examine(load(targets=f"main={fake.url}", url=nobody()), container=False)
+    assert found[-1].level is Level.PROBLEM
+    assert "token_env" in f"{found[-1].message} {found[-1].advice}"
+
+
+async def test_an_ollama_on_loopback_only_seen_from_a_container(monkeypatch: pytest.MonkeyPatch):
+    """The server answers on 127.0.0.1 and refuses on the address by which a container knows its host."""
+    async with FakeOllama(models=["alpha"]) as fake:
+        port = fake.url.rpartition(":")[2]
+        resolve = socket.getaddrinfo
+
+        def as_in_a_container(host: str, *args: object, **kwargs: object) -> object:
+            return resolve("127.0.0.77" if host == "host.docker.internal" else host, *args, **kwargs)
+
+        monkeypatch.setattr(socket, "getaddrinfo", as_in_a_container)
+        settings = load(targets=f"host=http://host.docker.internal:{port}", url=nobody())
+        found = await examine(settings, container=True)
+    assert found[-1].level is Level.PROBLEM
+    assert f"OLLAMA_HOST=0.0.0.0:{port}" in found[-1].advice
+    assert "the host" in found[-1].advice
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "fault", "container", "says"),
+    [
+        ("http://127.0.0.1:11434", "ollama", Kind.REFUSED, True, "http://host.docker.internal:11434"),
+        ("http://localhost:11434", "openai", Kind.REFUSED, True, "http://host.docker.internal:11434"),
+        ("http://127.0.0.1:11434", "ollama", Kind.REFUSED, False, "ollama serve"),
+        ("http://gpu1:11434", "ollama", Kind.REFUSED, False, "on gpu1 set OLLAMA_HOST=0.0.0.0:11434"),
+        ("http://gpu1", "ollama", Kind.REFUSED, False, "0.0.0.0:80"),
+        ("http://gpu1:8000", "openai", Kind.REFUSED, False, "127.0.0.1:8000"),
+        ("http://gpu1:8000", "openai", Kind.GARBAGE, False, "kind openai"),
+    ],
+)
+def test_advice(url: str, kind: str, fault: Kind, container: bool, says: str):
+    assert says in advice(TargetSettings("t", url, kind), fault, container=container)
+
+
+def test_signs_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert not in_container(tmp_path)
+    (tmp_path / ".dockerenv").touch()
+    assert in_container(tmp_path)

@@ -74,6 +74,9 @@ WORDS: Final = [
     ".",
 ]
 
+STARTS: Final = tuple(index for index, word in enumerate(WORDS) if word.isalpha())
+"""Where an answer may begin."""
+
 THOUGHTS: Final = ("Let", " me", " see", " what", " is", " asked", ".")
 
 _TOKEN = re.compile(r"\w{1,6}|\s+|[^\w\s]")
@@ -144,9 +147,9 @@ def embedding(text: str, length: int) -> list[float]:
 
 
 def _words(ask: Ask, tokens: int) -> list[Piece]:
-    start = zlib.crc32(ask.prompt.encode()) % len(WORDS)
+    start = STARTS[zlib.crc32(ask.prompt.encode()) % len(STARTS)]
     words = [WORDS[(start + index) % len(WORDS)] for index in range(tokens)]
-    return [Piece(word if not index else f" {word}") for index, word in enumerate(words)]
+    return [Piece(f" {word}" if index and word.isalpha() else word) for index, word in enumerate(words)]
 
 
 def _stopped(pieces: list[Piece], stops: list[str]) -> tuple[list[Piece], bool]:

@@ -10,6 +10,7 @@ import sys
 import aiohttp
 import pytest
 
+from foreman.demo.golang import timestamp
 from foreman.demo.ollama import FakeOllama, model
 from tests.demo.calls import begin, chat, lines, post, ps
 from tests.exchange import exchange
@@ -250,6 +251,51 @@ async def test_the_idle_with_the_shortest_stay_goes_first():
         assert fake.residents == ["gamma:latest", "alpha:latest"]
         await post(fake, "/api/generate", {"model": "beta"})
         assert fake.residents == ["gamma:latest", "beta:latest"]
+
+
+async def test_the_shortest_stay_is_not_the_earliest_expiry():
+    async with FakeOllama(["alpha", "beta", "gamma"], max_loaded=2) as fake:
+        await post(fake, "/api/generate", {"model": "alpha", "keep_alive": "100.000001s"})
+        await post(fake, "/api/generate", {"model": "beta", "keep_alive": "100s"})
+        assert fake.residents == ["beta:latest", "alpha:latest"], "used later, so it expires later"
+        await post(fake, "/api/generate", {"model": "gamma"})
+        assert "alpha:latest" in fake.residents
+
+
+async def test_embedding_models_have_one_slot():
+    async with FakeOllama(["embedder"], slots=4) as fake:
+        gate = fake.gate()
+        first = await begin(fake, "/api/embed", {"model": "embedder", "input": "x"})
+        await gate.reached()
+        second = await begin(fake, "/api/embed", {"model": "embedder", "input": "x"})
+        assert second.seen.phase == "waiting"
+        await gate.release()
+        for call in (first, second):
+            assert (await call.answer()).status == 200
+
+
+async def test_bodies_are_measured_up_to_two_kib():
+    async with FakeOllama(["alpha"]) as fake:
+        framings = {}
+        for tokens in range(300, 420, 5):
+            answer = await post(fake, "/api/chat", chat("alpha", stream=False, fake={"tokens": tokens}))
+            framings[len(answer.body)] = answer.framing
+        assert framings == {size: "length" if size <= 2048 else "chunked" for size in framings}
+        assert set(framings.values()) == {"length", "chunked"}
+
+
+async def test_an_answer_that_fills_its_limit_ends_by_length(fake: FakeOllama):
+    for limit, reason in ((7, "length"), (8, "length"), (9, "stop")):
+        answer = lines(await post(fake, "/api/chat", chat("alpha", options={"num_predict": limit})))
+        assert answer[-1]["done_reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [(0, "1970-01-01T00:00:00Z"), (1_500_000_000, "1970-01-01T00:00:01.5Z"), (1, "1970-01-01T00:00:00.000000001Z")],
+)
+def test_moments_are_written_as_go_writes_them(nanoseconds: int, text: str):
+    assert timestamp(nanoseconds) == text
 
 
 async def test_a_slow_unload_is_listed_until_it_is_over():

@@ -37,6 +37,8 @@ LOG_LIMIT: Final = 4 << 20
 START_TIMEOUT: Final = 60.0
 """Seconds for a server to load its data."""
 STOP_TIMEOUT: Final = 10.0
+OWNER_PATIENCE: Final = 1.0
+"""Seconds that an owner just killed may take to be gone."""
 HEALTHY: Final = 60.0
 """Seconds a server must have lived for its end to count as the first."""
 BACKOFF: Final = (0.0, 0.0, 0.2, 1.0, 5.0)
@@ -62,6 +64,7 @@ class EmbeddedServer:
         self._durability = durability
         self._guard = guard or ("signal" if sys.platform == "linux" else "pipe")
         self._socket = self._data_dir / "store.sock"
+        self._owner: int | None = None
         self._lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
@@ -104,9 +107,10 @@ class EmbeddedServer:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        for descriptor in (self._lock, self._owner):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._lock = self._owner = None
 
     def _prepare(self) -> None:
         self._stopping.clear()
@@ -115,7 +119,8 @@ class EmbeddedServer:
         try:
             (self._data_dir / "store").mkdir(mode=0o700, parents=True, exist_ok=True)
             self._data_dir.chmod(0o700)
-            self._lock = _lock(self._data_dir)
+            self._owner = _own(self._data_dir)
+            self._lock = _server_lock(self._data_dir)
             if len(os.fsencode(self._socket)) > SOCKET_LIMIT:
                 self._socket = _short_folder(self._data_dir) / "store.sock"
             _turn_log(self._log_path)
@@ -154,7 +159,7 @@ class EmbeddedServer:
         failures = 0
         while not self._stopping.is_set():
             begun = time.monotonic()
-            code = self._process.wait() if self._process is not None else None
+            code = _wait(self._process) if self._process is not None else None
             if self._stopping.is_set():
                 return
             failures = 0 if time.monotonic() - begun > HEALTHY else failures + 1
@@ -229,38 +234,44 @@ def find_binary() -> Path:
     )
 
 
-def _lock(data_dir: Path) -> int:
-    """Hold the directory's lock; our server inherits it, so it is held until the last of us two is gone."""
-    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    till = time.monotonic() + STOP_TIMEOUT
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-            if _is_alive(holder) or time.monotonic() > till:
-                os.close(descriptor)
-                raise StoreRefusedError(
-                    f"The data directory {data_dir} is in use by another foreman (process {holder or 'unknown'}): "
-                    "stop that one, or give this one a FOREMAN_DATA_DIR or a FOREMAN_REDIS_URL of its own."
-                ) from None
-            time.sleep(0.02)  # the holder is dead and its server is about to follow
+def _own(data_dir: Path) -> int:
+    """Become the directory's one owner, for as long as the returned descriptor is open. Raises StoreRefusedError."""
+    descriptor = os.open(data_dir / "owner", os.O_RDWR | os.O_CREAT, 0o600)
+    if not _locked(descriptor, OWNER_PATIENCE):
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise StoreRefusedError(
+            f"The data directory {data_dir} is in use by another foreman (process {holder or 'unknown'}): "
+            "stop that one, or give this one a FOREMAN_DATA_DIR or a FOREMAN_REDIS_URL of its own."
+        )
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
 
 
-def _is_alive(pid: str) -> bool:
-    if not pid.isdecimal():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _server_lock(data_dir: Path) -> int:
+    """The lock that our server inherits, so that it is held until the last of us two is gone. Raises StoreRefusedError."""
+    descriptor = os.open(data_dir / "store" / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    if not _locked(descriptor, STOP_TIMEOUT):  # its owner is dead, so it is about to follow
+        os.close(descriptor)
+        raise StoreRefusedError(
+            f"An older embedded store still runs in {data_dir} and does not stop: kill that process."
+        )
+    return descriptor
+
+
+def _locked(descriptor: int, patience: float) -> bool:
+    """Whether the lock could be had within `patience` seconds."""
+    till = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > till:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
 
 
 def _short_folder(data_dir: Path) -> Path:
@@ -321,5 +332,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    _wait(process)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """The exit code, once it has ended; the pipe to its guardian is closed then."""
+    code = process.wait()
     if process.stdin is not None:
         process.stdin.close()
+    return code

@@ -177,7 +177,7 @@ class Dispatcher:
             embedding=slot is Slot.EMBED,
         )
         load = target.loader.begin(order)
-        load.done.add_done_callback(lambda _: target.wake(Slot.DRAIN))
+        load.done.add_done_callback(lambda _: target.load_ended())
         self._victim = None
         target.start(claimed, Slot.DRAIN, load)
         if decision.cut and decision.victim is not None:

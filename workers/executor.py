@@ -119,7 +119,7 @@ class Run:
         self._answer = _Answer()
         self._request: requests.Upstream | None = None
         self._sent_at = 0.0
-        self.times = Times(self._loop.time())
+        self.times = Times(time.monotonic())
 
     # -- what the page shows
 
@@ -133,7 +133,7 @@ class Run:
     def tokens_per_second(self) -> float:
         """Their rate since the first."""
         first = self.times.first
-        seconds = 0.0 if first is None else (self.times.ended or self._loop.time()) - first
+        seconds = 0.0 if first is None else (self.times.ended or time.monotonic()) - first
         return (self.tokens - 1) / seconds if seconds > 0 and self.tokens > 1 else 0.0
 
     # -- what others may do to it at any moment
@@ -206,7 +206,7 @@ class Run:
         """Wait for the lane's load, or for the end of this run."""
         either: list[asyncio.Future[Any]] = [load.done, self._end]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        self.times.loading = self._loop.time() - self.times.claimed
+        self.times.loading = time.monotonic() - self.times.claimed
         if self._end.done():
             return False
         outcome = load.done.result()
@@ -233,7 +233,7 @@ class Run:
     def _send(self) -> None:
         assert self._request is not None
         self._outlet.working()
-        self.times.working = self._loop.time()
+        self.times.working = time.monotonic()
         self._sent_at = time.time()
         if self._request.answer is not None:
             self.head(200, _JSON)
@@ -257,7 +257,7 @@ class Run:
         assert answer.cutting is not None
         if not answer.begun:
             answer.begun = True
-            self.times.first = self._loop.time()
+            self.times.first = time.monotonic()
         try:
             units = answer.cutting.feed(data)
         except (ValueError, Failure) as error:
@@ -273,7 +273,7 @@ class Run:
         """The body is whole by its framing: is it by its own end mark?"""
         answer, outlet = self._answer, self._outlet
         assert answer.cutting is not None
-        self.times.ended = self._loop.time()
+        self.times.ended = time.monotonic()
         try:
             rest = answer.cutting.rest()
         except (ValueError, Failure) as error:
@@ -335,7 +335,7 @@ class Run:
         if self._call is not None:
             self._call.close()
         if self.times.ended is None:
-            self.times.ended = self._loop.time()
+            self.times.ended = time.monotonic()
         if end.failure is not None and not end.told and end.how in {How.FAILED, How.CANCELLED}:
             self._outlet.error(end.failure)
         if self.load is not None and not self.load.done.done():
@@ -397,7 +397,7 @@ class Run:
     def _timings(self) -> dict[str, float]:
         queued = max(0.0, self.claimed.now - self.job.created_at)
         tokens = self._answer.usage.get("completion_tokens") or self.tokens
-        return self.times.timings(queued, self._loop.time(), tokens if self.claimed.stream else 0)
+        return self.times.timings(queued, time.monotonic(), tokens if self.claimed.stream else 0)
 
 
 _EVENTS: Final = {State.DONE: "job.done", State.FAILED: "job.failed", State.CANCELLED: "job.cancelled"}

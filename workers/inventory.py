@@ -153,12 +153,17 @@ class Inventory:
                     await target.publish_wanted.wait()
             except TimeoutError:
                 pass
-            target.publish_wanted.clear()
-            try:
-                await target.queue.publish(target.own, self._status())
-            except StoreUnavailableError:
-                target.publish_wanted.set()
+            await self.publish()
             await asyncio.sleep(PUBLISH_GAP)
+
+    async def publish(self) -> None:
+        """Tell what is known now; while the store is away, later."""
+        target = self._target
+        target.publish_wanted.clear()
+        try:
+            await target.queue.publish(target.own, self._status())
+        except StoreUnavailableError:
+            target.publish_wanted.set()
 
     def _status(self) -> TargetStatus:
         target, residency, found = self._target, self._target.residency, self._found

@@ -68,6 +68,7 @@ class Worker:
         self.id = worker_id
         self.targets: dict[str, Target] = {}
         """Those it owns."""
+        self._inventories: dict[str, Inventory] = {}
         self._settings = settings
         self._store = store
         self._queue = store.queue
@@ -110,6 +111,8 @@ class Worker:
             async with asyncio.timeout(_LAST_WRITES):
                 for target in owned:
                     await target.settled()
+                for inventory in self._inventories.values():
+                    await inventory.publish()  # what is resident: whoever takes over need not load it again
         await self._tasks.close()
         with contextlib.suppress(StoreUnavailableError):
             await self._queue.retire(self.id)
@@ -167,16 +170,17 @@ class Worker:
         assert self._channels is not None
         target = Target(self._settings, settings, own, self._queue, self._channels, rivals=self._find_rivals)
         target.stopping = self._stopping
-        self.targets[settings.name] = target
+        inventory = Inventory(target, self._settings)
+        self.targets[settings.name], self._inventories[settings.name] = target, inventory
         self._watch()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(Inventory(target, self._settings).run())
+                group.create_task(inventory.run())
                 group.create_task(Dispatcher(target, self._policy).run())
                 group.create_task(Beside(target, Slot.EMBED).run())
                 group.create_task(Beside(target, Slot.SIDE).run())
         finally:
-            del self.targets[settings.name]
+            del self.targets[settings.name], self._inventories[settings.name]
             await target.close()
 
     def _watch(self) -> None:

@@ -184,6 +184,12 @@ class Target:
             self.up, self.error = True, None
             self.wake()
 
+    def load_ended(self) -> None:
+        """A load is through, or given up: the next choice, a look, and the news of it."""
+        self.wake(Slot.DRAIN)
+        self.look_wanted.set()
+        self.publish_wanted.set()
+
     def wake(self, slot: Slot | None = None) -> None:
         """There may be something to do in this slot (None: in any)."""
         for one in [slot] if slot is not None else list(Slot):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Times:
-    """Moments in seconds of the loop's clock."""
+    """Moments in seconds of the monotonic clock (uvloop's own stands still within a turn)."""
 
     claimed: float
     working: float | None = None
@@ -26,7 +26,7 @@ class Times:
 
         Args:
             queued: seconds between submit and claim.
-            now: the loop's clock, for a run that has not ended.
+            now: the same clock, for a run that has not ended.
             tokens: of a streamed answer; 0 for one that came as a whole.
 
         Returns:

@@ -134,6 +134,7 @@ class Floor:
         body=None,
         options=None,
         digest=None,
+        gateway_less=False,
         **more,
     ) -> Caller:
         """Queue a sync job and wait for it as its gateway would."""
@@ -156,7 +157,7 @@ class Floor:
         await self.queue.submit(
             NewJob(
                 id=job_id,
-                surface=Surface.SYNC,
+                surface=Surface.ASYNC if gateway_less else Surface.SYNC,
                 endpoint=endpoint,
                 model=model,
                 canonical=canonical(model),
@@ -168,7 +169,7 @@ class Floor:
                 options=options or {},
                 digest=digest,
                 stream=stream,
-                gateway=self.gateway,
+                gateway=None if gateway_less else self.gateway,
                 **more,
             )
         )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 
 from foreman.cli.checkup import Level, advice, examine, in_container
 from foreman.demo.ollama import FakeOllama
 from foreman.settings import TargetSettings, load
 from foreman.upstream.faults import Kind
-from tests.cli.process import ran, started
+from tests.cli.process import PATIENCE, ran, started
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,13 +27,23 @@ def nobody() -> str:
         return f"http://127.0.0.1:{sock.getsockname()[1]}"
 
 
+async def healthy(url: str) -> None:
+    """Wait until a gateway that has just started finds all well."""
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(f"{url}/healthz") as reply:
+                if not (await reply.json())["degraded"]:
+                    return
+            await asyncio.sleep(0.05)
+
+
 async def test_beside_a_running_foreman_all_is_well(tmp_path: Path):
     async with (
         FakeOllama(models=["alpha"]) as fake,
         started(tmp_path, "serve", ADDR="127.0.0.1:0", TARGETS=f"main={fake.url}") as foreman,
     ):
         url = (await foreman.line("listens on")).split()[-1]
-        await foreman.until(lambda: any("target.up" in line for line in foreman.err))
+        await healthy(url)
         code, out, err = await ran(tmp_path, "doctor", "--json", URL=url, TARGETS=f"main={fake.url}")
         assert (code, err) == (0, ""), out
         findings = json.loads(out)["findings"]
@@ -40,7 +52,7 @@ async def test_beside_a_running_foreman_all_is_well(tmp_path: Path):
             ("ok", "gateway"),
             ("ok", "store"),
             ("ok", "target main"),
-        ]
+        ], out
 
 
 async def test_several_findings_each_with_what_to_do(tmp_path: Path):

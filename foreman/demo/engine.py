@@ -321,8 +321,6 @@ class Engine:
         runner.session_ns = 0
         if runner.refs <= 0 and not runner.leaving:
             self._unload(runner)
-        elif self._runners.get(runner.model.digest) is not runner:
-            self._unloaded.set()
 
     async def _load(self, pending: Pending) -> None:
         """Load for `pending`; a caller that leaves stops it."""

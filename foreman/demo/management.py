@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from .catalogue import Catalogue
-    from .engine import Engine, Pace
+    from .engine import Pace
     from .faults import Plan
     from .server import Call, Handler
 
@@ -57,7 +57,6 @@ class Management:
     """What the management routes work on."""
 
     catalogue: Catalogue
-    engine: Engine
     pace: Pace
     plan: Plan
     blobs: set[str] = field(default_factory=set)
@@ -130,15 +129,13 @@ class Management:
         return await call.reply.whole(200, "", b"")
 
     async def delete(self, call: Call) -> web.StreamResponse:
-        """Take a name away; its runner goes when it is idle and no other name has its digest."""
+        """Take a name away; what is loaded stays until it expires."""
         request = read_native(call.body, DELETE)
         name = _valid(request)
         gone = self.catalogue.find(name)
         if gone is None:
             raise RefusalError(404, f"model '{name}' not found")
         self.catalogue.delete(gone)
-        if all(other.digest != gone.digest for other in self.catalogue):
-            self.engine.expire(gone)
         return await call.reply.whole(200, "", b"")
 
     async def look(self, call: Call) -> web.StreamResponse:

@@ -117,7 +117,7 @@ class FakeOllama:
             self.catalogue,
             version,
         )
-        management = Management(self.catalogue, self.engine, self.pace, self.plan)
+        management = Management(self.catalogue, self.pace, self.plan)
         native = {} if openai else routes.native() | management.routes()
         table = routes.openai() | native | control_routes(self)
         self._server = Server(self.ledger, table, (*DEFAULT_ORIGINS, *origins), gin=not openai, token=token)

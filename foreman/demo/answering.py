@@ -9,7 +9,7 @@ import asyncio
 import base64
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from foreman.protocols.gojson import dumps
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .dialects import Dialect
     from .ledger import Ledger, Seen
     from .speech import Speech
+
+FAST_BUFFER: Final = 1 << 20
+"""Bytes that wait for a slow reader before the fast path stops making more."""
 
 
 @dataclass(slots=True)
@@ -141,7 +144,7 @@ class Answering:
 
     async def _stream(self, reply: Reply, ask: Ask, dialect: Dialect, speech: Speech) -> None:
         pause = self._token_seconds(ask)
-        if self.fast and reply.fault is None and reply.gate is None and reply.request.version >= (1, 1):
+        if self.fast and dialect.steady and reply.plain and reply.request.version >= (1, 1):
             await self._stream_fast(reply, dialect, speech, pause)
             return
         for index, piece in enumerate(speech.pieces):
@@ -153,41 +156,40 @@ class Answering:
 
     async def _stream_fast(self, reply: Reply, dialect: Dialect, speech: Speech, pause: float) -> None:
         """Lines made beforehand, written by timer: no task is woken per token."""
-        units = [b"".join(dialect.piece(piece)) for piece in speech.pieces]
+        units = _units(dialect, speech)
         if not units:
             return
         await reply.unit(units[0])
-        frames = [b"%x\r\n%b\r\n" % (len(unit), unit) for unit in units[1:]]
+        frames = iter([b"%x\r\n%b\r\n" % (len(unit), unit) for unit in units[1:]])
         self.ledger.tokens += len(units)
         loop = asyncio.get_running_loop()
         through: asyncio.Future[None] = loop.create_future()
-        due = loop.time()
-        rest = iter(frames)
+        due = loop.time() + pause
 
         def write() -> None:
             nonlocal due
             transport = reply.request.transport
-            frame = next(rest, None)
-            if frame is None or transport is None or transport.is_closing():
-                if not through.done():
-                    through.set_result(None)
+            if through.done():
                 return
-            transport.write(frame)
+            if transport is None or transport.is_closing():
+                through.set_result(None)
+                return
+            if transport.get_write_buffer_size() < FAST_BUFFER:
+                frame = next(frames, None)
+                if frame is None:
+                    through.set_result(None)
+                    return
+                transport.write(frame)
             due += pause
             loop.call_at(due, write)
 
-        due += pause
-        timer = loop.call_at(due, write)
-        try:
-            await through
-        finally:
-            timer.cancel()
-            rest = iter(())
+        loop.call_at(due, write)
+        await through
 
     async def _think(self, reply: Reply, ask: Ask, speech: Speech) -> None:
         """Generate without a word, for an answer that is sent whole."""
         pause = self._token_seconds(ask)
-        if reply.gate is None and reply.fault is None:
+        if reply.plain:
             await asyncio.sleep(pause * max(0, len(speech.pieces) - 1))
             self.ledger.tokens += len(speech.pieces)
             return
@@ -219,6 +221,20 @@ class Answering:
             return stats
         evaluated = 98_000_000 if stats.tokens > 1 else 0
         return Stats(144_000_000, 31_000_000, stats.prompt_tokens, 11_000_000, stats.tokens, evaluated)
+
+
+def _units(dialect: Dialect, speech: Speech) -> list[bytes]:
+    """All units of an answer, the same one for the same token."""
+    made: dict[tuple[str, bool], bytes] = {}
+    units = []
+    for piece in speech.pieces:
+        key = (piece.text, piece.thinking)
+        unit = made.get(key)
+        if unit is None or piece.tool_calls:
+            unit = b"".join(dialect.piece(piece))
+            made[key] = unit
+        units.append(unit)
+    return units
 
 
 def refusal(path: str, error: RefusalError) -> tuple[str, bytes, bool]:

@@ -26,6 +26,7 @@ class Responses(Dialect):
     stream_type = "text/event-stream"
     whole_type = JSON_BARE
     stream_headers = _STREAM_HEADERS
+    steady = False
 
     def __init__(self, ask: Ask, request: dict[str, Any], *, repeatable: bool = False) -> None:
         super().__init__(ask, request, repeatable=repeatable)
@@ -207,6 +208,7 @@ class Messages(Dialect):
     stream_type = "text/event-stream"
     whole_type = JSON_BARE
     stream_headers = _STREAM_HEADERS
+    steady = False
 
     def __init__(self, ask: Ask, request: dict[str, Any], *, repeatable: bool = False) -> None:
         super().__init__(ask, request, repeatable=repeatable)

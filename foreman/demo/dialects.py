@@ -59,6 +59,8 @@ class Dialect(ABC):
     stream_type: ClassVar[str]
     whole_type: ClassVar[str]
     stream_headers: ClassVar[dict[str, str]] = {}
+    steady: ClassVar[bool] = True
+    """The same token gives the same unit, but for its moment."""
 
     def __init__(self, ask: Ask, request: dict[str, Any], *, repeatable: bool = False) -> None:
         self.ask = ask

@@ -48,6 +48,11 @@ class Reply:
         self._ledger = ledger
         self._response: web.StreamResponse | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Nothing goes wrong and nothing is held."""
+        return self.fault is None and self.gate is None
+
     async def whole(
         self,
         status: int,

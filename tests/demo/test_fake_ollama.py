@@ -166,11 +166,12 @@ async def test_repeatable_answers_are_equal_byte_for_byte():
             assert (await post(fake, path, body)).chunks == (await post(fake, path, body)).chunks
 
 
-async def test_fast_streams_say_the_same():
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/responses", "/v1/messages"])
+async def test_fast_streams_say_the_same(path: str):
     slow_fast = []
     for fast in (False, True):
         async with FakeOllama(["alpha"], tokens=40, token_seconds=0.001, fast=fast, repeatable=True) as fake:
-            answer = await post(fake, "/api/chat", chat("alpha"))
+            answer = await post(fake, path, chat("alpha", input="x", max_tokens=50, stream=True))
             assert fake.tokens == 40
             slow_fast.append(answer.chunks)
     assert slow_fast[0] == slow_fast[1]

@@ -258,10 +258,11 @@ class _Board:
         if not overdue and not self.outranks(challenger, resident):
             return math.inf
         loads = resident.load_seconds, challenger.load_seconds
-        if not overdue or resident.lane == self.target.victim:
-            # Rule 7: once it is chosen, arrivals of its own lengthen its stay no more. The quantum holds against any
-            # challenger: B1 rests on it.
-            return resident.loaded_at + quantum(*loads, self.policy)
+        soonest = resident.loaded_at + quantum(*loads, self.policy)
+        if not overdue or (resident.lane == self.target.victim and soonest <= self.now):
+            # Rule 7: a chosen one is held to the quantum alone, so that arrivals of its own don't give it another stay.
+            # B1 rests on the quantum: against a challenger whose quantum is not over, it is no longer chosen.
+            return soonest
         # Any waiting lane counts, not the challenger alone: else a person waits a long stay for each of two batches
         # that take turns.
         outranked = any(self.outranks(view, resident) for view in self.waiting)

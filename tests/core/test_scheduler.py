@@ -333,6 +333,11 @@ def test_a_chosen_victim_drains_on_when_the_next_challenger_has_no_claim_yet():
     assert decide([lane("a", 5), lane("c", 20, load=60)], on, 136) == Swap("c", "a", Reason.DUE, cut=True)
 
 
+def test_a_victim_that_is_not_chosen_any_more_has_its_whole_stay_again():
+    lanes = [lane("a", 5), lane("c", 20, load=60)]
+    assert decide(lanes, target(held("a", running=1), victim="a"), 40) == Wait(300, Hold.STAY)
+
+
 # ------------------------------------------------------------------------------------------------ timers
 
 

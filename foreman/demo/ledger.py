@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 KEPT: Final = 4096
 """Requests, loads and unloads remembered, each; counters go on."""
 
+BODIES_KEPT: Final = 256 << 20
+"""Bytes of request bodies remembered, in sum."""
+
 _TICK: Final = 0.01
 """Seconds between two looks at what fires no event (open sockets)."""
 
@@ -82,6 +85,8 @@ class Ledger:
     request_count: int = 0
     tokens: int = 0
     """Tokens generated, thinking included."""
+    body_bytes: int = 0
+    """Bytes of the bodies that are kept."""
     cancels: int = 0
     """Inference requests whose caller left before the answer's end."""
     _bell: Bell = field(default_factory=Bell)
@@ -94,9 +99,21 @@ class Ledger:
         """Enter a request."""
         self.request_count += 1
         seen.number = self.request_count
+        if len(self.requests) == KEPT:
+            self.body_bytes -= len(self.requests[0].body)
         self.requests.append(seen)
         self.note()
         return seen
+
+    def keep(self, seen: Seen, body: bytes) -> None:
+        """Enter its body; past BODIES_KEPT in sum the oldest are forgotten."""
+        seen.body = body
+        self.body_bytes += len(body)
+        for old in self.requests:
+            if self.body_bytes <= BODIES_KEPT or old is seen:
+                return
+            self.body_bytes -= len(old.body)
+            old.body = b""
 
     def phase(self, seen: Seen, phase: str) -> None:
         """Move a request on."""
@@ -125,7 +142,8 @@ class Ledger:
         """Forget all that was counted and recorded."""
         for kept in (self.requests, self.loads, self.unloads):
             kept.clear()
-        self.load_count = self.loads_stopped = self.request_count = self.tokens = self.cancels = 0
+        self.load_count = self.loads_stopped = self.request_count = 0
+        self.tokens = self.cancels = self.body_bytes = 0
 
     async def until(self, what: Callable[[], Any], timeout: float) -> Any:
         """Wait until `what()` is true and return it; it is asked at every change and each 10 ms.

@@ -110,7 +110,11 @@ class Server:
         if handler is None:
             headers |= {"Allow": ", ".join(handlers), "Content-Type": "text/plain"}
             return web.Response(status=405, headers=headers, body=b"405 method not allowed")
-        seen.body = await request.read()
+        body = await request.read()
+        if path.startswith(CONTROL):
+            seen.body = body
+        else:
+            self.ledger.keep(seen, body)
         reply = Reply(request, seen, self.ledger, headers)
         try:
             return await handler(Call(request, seen, reply, path))

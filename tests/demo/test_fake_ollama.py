@@ -10,8 +10,9 @@ import sys
 import aiohttp
 import pytest
 
+from foreman.demo import ledger
 from foreman.demo.golang import timestamp
-from foreman.demo.ollama import FakeOllama, model
+from foreman.demo.ollama import FakeOllama, Seen, model
 from tests.demo.calls import begin, chat, lines, post, ps
 from tests.exchange import exchange
 
@@ -183,6 +184,16 @@ async def test_leaving_a_fast_stream_frees_the_slot():
         await fake.until(lambda _: call.seen.lines == 1)
         call.leave()
         await fake.until(lambda fake: fake.cancels == 1 and fake.answering == 0)
+
+
+def test_bodies_are_forgotten_oldest_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ledger, "BODIES_KEPT", 10)
+    book = ledger.Ledger()
+    seen = [book.saw(Seen(0, 0.0, "POST", "/", [])) for _ in range(3)]
+    for number, entry in enumerate(seen):
+        book.keep(entry, bytes([65 + number]) * 5)
+    assert [entry.body for entry in seen] == [b"", b"BBBBB", b"CCCCC"]
+    assert book.body_bytes == 10
 
 
 async def test_names_of_one_digest_share_a_runner(fake: FakeOllama):

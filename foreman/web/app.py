@@ -146,7 +146,8 @@ class Gateway:
         # The reference is kept: uvloop forgets a server that nobody holds.
         self._server = await loop.create_server(
             lambda: CallerConnection(server, loop=loop, **kwargs),
-            self.settings.host or None,
+            # All interfaces at any port: one family, so that there is one port to tell.
+            self.settings.host or (None if self.settings.port else "0.0.0.0"),  # noqa: S104 - asked for
             self.settings.port,
             backlog=1024,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from aiohttp import HttpVersion11, hdrs
 from aiohttp.web_protocol import RequestPayloadError
 
@@ -16,6 +17,8 @@ from foreman.core.errors import Code, Failure
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+log = structlog.get_logger(__name__)
 
 SILENCE: Final = 30.0
 """Seconds a body may stay without a byte."""
@@ -46,6 +49,9 @@ async def read_body(request: web.Request, limit: int, *, silence: float = SILENC
         raise Failure(
             Code.BAD_REQUEST, f"no byte of the body for {silence:g} s: send it in one go", status=408
         ) from error
+    except asyncio.CancelledError:
+        log.info("request.half_sent", received=size, announced=announced)
+        raise
     except RequestPayloadError as error:
         raise Failure(Code.BAD_REQUEST, "unexpected EOF") from error
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

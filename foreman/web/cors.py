@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,8 +83,9 @@ class Origins:
         return (*PREFLIGHT, ("Access-Control-Allow-Origin", allowed), *(("Vary", name) for name in vary))
 
     def names_host(self, host: str) -> bool:
-        """Whether one of the configured origins is a page of this very host."""
-        return any(urlsplit(pattern).hostname == host for pattern in self._patterns[len(OWN_LIST) :])
+        """Whether one of the configured origins covers pages of this very host."""
+        pages = (f"http://{host}", f"https://{host}")
+        return any(_matches(pattern, page) for pattern in self._patterns[len(OWN_LIST) :] for page in pages)
 
 
 def same_origin(origin: str, host: str | None) -> bool:

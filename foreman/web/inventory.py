@@ -67,15 +67,15 @@ class Inventory:
         """Names that `openai` targets list: no rule of Ollama's holds for them."""
 
     async def fresh(self, max_age: float = MAX_AGE) -> tuple[TargetStatus, ...]:
-        """A snapshot at most `max_age` seconds old. Raises StoreUnavailableError.
+        """A snapshot less than `max_age` seconds old; 0: taken from now on. Raises StoreUnavailableError.
 
         While the store is away everybody shares one attempt in a while, so that nobody waits behind others' time-outs.
         """
         began = self._loop.time()
-        if began - self._at <= max_age:
+        if began - self._at < max_age:
             return self.targets
         async with self._lock:
-            if self._loop.time() - self._at <= max_age:
+            if self._at > began or self._loop.time() - self._at < max_age:
                 return self.targets
             if self.failure is not None and self._failed_at >= began - _RETRY_AFTER:
                 raise self.failure

@@ -37,6 +37,9 @@ CORS_HEADERS: Final[web.RequestKey[tuple[tuple[str, str], ...]]] = web.RequestKe
 NO_HOST: Final = b"400 Bad Request: missing required Host header"
 _PLAIN: Final = "text/plain"
 _SHORT: Final = 64 * 1024
+"""Bytes of an unread body that are waited for, so that the connection can be kept."""
+_LOGGED: Final = 200
+"""Characters of a path in a log line."""
 _READER_PATHS: Final = ("/ops", "/metrics", "/ui", "/jobs")
 _SLASHES: Final = re.compile(r"/{2,}")
 
@@ -119,8 +122,7 @@ class Gate:
 def refusal(request: web.Request, failure: Failure) -> web.Response:
     """A failure as an answer in the words of the path's dialect."""
     dialect = Dialect(request.path)
-    if failure.code in {Code.UNAUTHORIZED, Code.FORBIDDEN, Code.PAYLOAD_TOO_LARGE}:
-        log.info("request.refused", code=failure.code, path=request.path)
+    log.info("request.refused", code=failure.code, status=failure.status, path=request.rel_url.raw_path[:_LOGGED])
     body, content_type = dialect.error_body(failure)
     response = web.Response(status=failure.status, body=body)
     response.headers[hdrs.CONTENT_TYPE] = content_type

@@ -10,6 +10,7 @@ import uvloop
 
 from foreman.link.local import LocalLink
 from foreman.settings import load
+from foreman.web import inventory, waiting
 from foreman.web.app import Gateway
 from tests.web.caller import Caller
 from tests.web.puppet import Puppet
@@ -49,6 +50,8 @@ async def worker(store, local):
 async def open_gateway(store, local, monkeypatch, tmp_path):
     """Start a gateway with settings of the test's own; stopped at the end."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(waiting, "WATCH", 0.02)
+    monkeypatch.setattr(inventory, "PROBE_WAIT", 0.2)
     started: list[Gateway] = []
 
     async def start(**settings) -> Gateway:

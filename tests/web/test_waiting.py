@@ -50,6 +50,24 @@ async def test_a_caller_that_leaves_while_queued_takes_its_job_along(gateway, wo
     assert (await store.queue.survey(Slot.DRAIN)).lanes == ()
 
 
+async def test_a_caller_that_leaves_while_its_job_is_being_submitted(gateway, worker, dial, store, monkeypatch):
+    submit, submitted = store.queue.submit, asyncio.Event()
+
+    async def slow(new):
+        answer = await submit(new)
+        submitted.set()
+        await asyncio.Event().wait()
+        return answer
+
+    monkeypatch.setattr(store.queue, "submit", slow)
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT)
+    await submitted.wait()
+    call = await only_call(gateway)
+    await caller.close()
+    await wait_until(lambda: is_in(store, call.new.id, State.CANCELLED))
+
+
 @pytest.mark.parametrize("body", [CHAT, {**CHAT, "stream": False}])
 @pytest.mark.parametrize("loading", [True, False])
 async def test_a_caller_that_leaves_cancels_its_run(gateway, worker, dial, body, loading):

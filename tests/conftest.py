@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import shutil
@@ -16,6 +17,11 @@ from foreman.store.embedded import EmbeddedServer
 pytest_plugins = ["tests.plugin_needs"]
 
 _pools = itertools.count(1)
+
+
+def pytest_sessionstart() -> None:
+    """No loop lies about: looptime asks the policy for one before each test, and would have it made for a sync test."""
+    asyncio.set_event_loop(None)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from foreman.core import scheduler
 from foreman.core.jobs import Slot, State
 from foreman.core.scheduler import Drain, LaneView, Linger, Policy, Resident, Swap, TargetView, Wait
 from foreman.store.errors import StoreUnavailableError
+from foreman.store.records import Taken
 from workers.loader import Order
 
 if TYPE_CHECKING:
     from foreman.core.scheduler import Decision
-    from foreman.store.records import LaneFacts
+    from foreman.store.records import LaneFacts, Survey
     from workers.target import Target
 
 log = structlog.get_logger(__name__)
@@ -62,7 +63,16 @@ class Dispatcher:
         """Act until there is nothing to do before the moment that is returned (None: before the next event)."""
         target = self._target
         while target.ready:
-            lanes = await self._survey()
+            found: Taken | Survey | None = None
+            if free := self._free_residents():
+                found = await target.take(free)
+            if isinstance(found, Taken):
+                self._victim = None
+                target.start(found.claimed, Slot.DRAIN)
+                if not found.more:
+                    return None
+                continue
+            lanes = await self._survey(found)
             now = target.clock.now()
             views = [self._view(lane) for lane in lanes.values()]
             decision = scheduler.choose(views, self._state(lanes, now), now, self._policy)
@@ -74,11 +84,24 @@ class Dispatcher:
                 return None
         return None
 
-    async def _survey(self) -> dict[str, LaneFacts]:
-        """The lanes that may be drained here and now."""
+    def _free_residents(self) -> list[str]:
+        """Resident lanes that could take a job now, where nothing but the queue itself could hold it.
+
+        If one of them is all that waits, `choose` says to drain it, whatever else it is told (a test holds that).
+        """
+        target = self._target
+        if target.openai or target.loader.current is not None or not target.residency.embed_fits or self._missed:
+            return []
+        running = target.running(Slot.DRAIN)
+        if any(not target.residency.holds(lane) for lane in running):
+            return []
+        return [held.lane for held in target.residency.held if running.get(held.lane, 0) < target.settings.slots]
+
+    async def _survey(self, drain: Survey | None) -> dict[str, LaneFacts]:
+        """The lanes that may be drained here and now; `drain`: the survey of the drain, where it is known."""
         target = self._target
         self._slots.clear()
-        surveys = [await target.survey(Slot.DRAIN)]
+        surveys = [drain or await target.survey(Slot.DRAIN)]
         if not target.residency.embed_fits:  # ADR-0013: what pushes out the resident takes its turn like everybody
             surveys.append(await target.survey(Slot.EMBED))
         found: dict[str, LaneFacts] = {}

@@ -15,6 +15,7 @@ from foreman.core.jobs import Slot
 from foreman.core.lanes import canonical
 from foreman.core.targets import OPENAI
 from foreman.protocols.keep_alive import parse_keep_alive
+from foreman.store.records import Taken
 from foreman.tasks import Tasks
 from foreman.upstream.client import Client
 from workers.clock import StoreClock
@@ -110,7 +111,14 @@ class Target:
 
     async def survey(self, slot: Slot) -> Survey:
         """The lanes of a slot, with what the other targets hold where that matters for `takes`."""
-        survey = await self.queue.survey(slot)
+        return await self._learn(await self.queue.survey(slot))
+
+    async def take(self, free: list[str]) -> Taken | Survey:
+        """The next job of the drain where one of the lanes in `free` is all that waits; else a survey as above."""
+        taken = await self.queue.take(self.own, Slot.DRAIN, free)
+        return taken if isinstance(taken, Taken) else await self._learn(taken)
+
+    async def _learn(self, survey: Survey) -> Survey:
         self.clock.observe(survey.now)
         if not all(self.residency.knows(lane.model) for lane in survey.lanes):
             self._rivals = await self._ask_rivals()
@@ -160,6 +168,8 @@ class Target:
         self.slots[claimed.job.id] = slot
         self.idle.clear()
         self.publish_wanted.set()
+        if claimed.job.target_only not in {None, self.name}:  # the lane's head changed between survey and claim
+            run.give_back()
         task = self.tasks.spawn(run.run(), f"run[{claimed.job.id}]")
         self._unsettled.add(task)
         task.add_done_callback(self._unsettled.discard)
@@ -227,6 +237,8 @@ class Target:
             self.idle.set()
         if slot is Slot.EMBED and not self.openai:
             self.residency.embeds(run.claimed.canonical, run.claimed.digest)
+        if slot is Slot.SIDE and run.job.endpoint != "/api/show":
+            self.probe_wanted.set()  # a model may have come or gone
         self.wake(slot)
         self.look_wanted.set()
         self.publish_wanted.set()

@@ -17,7 +17,7 @@ from foreman.store import rows
 from foreman.store.errors import FencedError
 from foreman.store.keys import ENDED, EVENTS, JOB, QUEUED
 from foreman.store.keys import RUNNING as RUNNING_KEY
-from foreman.store.records import CancelOutcome, Counts, Submitted
+from foreman.store.records import CancelOutcome, Counts, Submitted, Taken
 from foreman.store.roster import LATE, Roster
 
 if TYPE_CHECKING:
@@ -80,6 +80,20 @@ class Queue(Roster):
         if reply == b"fenced":
             raise FencedError(f"worker {own.worker} does not own target {own.target} any more")
         return rows.claimed(reply[1].decode(), int(reply[0]), reply[2], reply[3])
+
+    async def take(self, own: Ownership, slot: Slot, free: list[str]) -> Taken | Survey:
+        """Claim the head of the only lane that waits, if it is one of the resident lanes in `free`; else a survey.
+
+        Where one lane waits and it is resident with a free place, every choice is to drain it: so survey and claim are
+        one round trip. Raises FencedError as `claim`.
+        """
+        reply = await self._moving("take", slot.value, own.target, own.worker, own.epoch, LATE, *free)
+        if reply == b"fenced":
+            raise FencedError(f"worker {own.worker} does not own target {own.target} any more")
+        if not reply[0]:
+            return rows.survey(reply[1])
+        now, job_id, request, flat = reply[1]
+        return Taken(rows.claimed(job_id.decode(), int(now), request, flat), bool(reply[2]))
 
     async def transition(
         self,

@@ -122,6 +122,15 @@ class Event:
     attempt: int
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a take got without a choice: the head of the only lane that waited."""
+
+    claimed: Claimed
+    more: bool
+    """More jobs of that lane wait."""
+
+
 class CancelOutcome(enum.StrEnum):
     """What a wish to cancel met."""
 

@@ -152,14 +152,14 @@ async def foreman_one(upstream: int) -> AsyncIterator[Running]:
 @contextlib.asynccontextmanager
 async def foreman_apart(upstream: int) -> AsyncIterator[Running]:
     """foreman's gateway and worker as processes of their own, over one Valkey on TCP, the link on TCP."""
-    from foreman.store.embedded import binary
+    from foreman.store.embedded import find_binary
 
     port, store = free_port(), free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "foreman.log")
         env = _env(folder, upstream, port) | {"FOREMAN_REDIS_URL": f"redis://127.0.0.1:{store}/0"}
         valkey = (
-            *(str(binary()), "--port", str(store), "--bind", "127.0.0.1", "--dir", folder),
+            *(str(find_binary()), "--port", str(store), "--bind", "127.0.0.1", "--dir", folder),
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"),
         )
         async with (

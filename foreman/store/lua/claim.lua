@@ -9,7 +9,7 @@ local now = clock()
 
 local own = redis.call('HMGET', k_target(target), 'owner', 'epoch')
 if own[1] ~= worker or own[2] ~= own_epoch or not lives(k_workers(), worker, now) then return 'fenced' end
-if redis.call('HGET', k_facts(slot, lane), 'paused') == '1' then return false end
+if false then return false end
 
 local head = redis.call('ZRANGE', k_lane(slot, lane), 0, 15)
 for _, id in ipairs(head) do

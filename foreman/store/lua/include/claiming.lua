@@ -1,0 +1,36 @@
+-- include: rules, clock, job, presence
+-- How a worker takes the head of a lane; claim and take share it.
+
+local function owns(target, worker, epoch, now)
+  local own = redis.call('HMGET', k_target(target), 'owner', 'epoch')
+  return own[1] == worker and own[2] == epoch and lives(k_workers(), worker, now)
+end
+
+-- The first job of the lane that may run: state `to`, epoch + 1, event, the worker's own list. On the way, jobs past
+-- their deadline fail with `late` (JSON). Returns {now ms, id, request, {record, flat}}, false when nothing is to be had.
+local function claim_head(slot, lane, target, worker, to, now, late)
+  local head = redis.call('ZRANGE', k_lane(slot, lane), 0, 15)
+  for _, id in ipairs(head) do
+    local j = job_read(id)
+    if not j then
+      lane_take(id, slot, lane, false)
+    elseif j.deadline and j.deadline <= now and legal(j.state, 'failed') then
+      finish(j, 'failed', now, 'deadline_exceeded', late)
+      tell_gateway(j)
+    elseif legal(j.state, to) then
+      lane_take(id, slot, lane, j.priority)
+      j.epoch = j.epoch + 1
+      j.worker = worker
+      local more = {'epoch', j.epoch, 'worker', worker, 'target', target, 'claimed_at', now}
+      if to == 'working' and not j.started_at then
+        more[#more + 1] = 'started_at'
+        more[#more + 1] = now
+      end
+      record(j, to, now, 'claimed', more)
+      redis.call('ZADD', k_running(to), now, id)
+      redis.call('SADD', k_worker_jobs(worker), id)
+      return {now, id, redis.call('GET', k_request(id)) or '', redis.call('HGETALL', k_job(id))}
+    end
+  end
+  return false
+end

@@ -77,6 +77,8 @@ class LinkClient:
                 self._tasks.spawn(self._keep(known), f"keep.{gateway_id}")
             known.address = link
             known.wanted = True
+            if known.wire is not None:
+                known.wire.retiring = False
         for known in self._gateways.values():
             if known.id not in living:
                 known.wanted = False
@@ -204,7 +206,8 @@ class WorkerWire(Wire):
         super().__init__(pace)
         self._hello = hello
         self._number = 0
-        self._retiring = False
+        self.retiring = False
+        """True once the gateway is no longer among the living: the last job closes the connection."""
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())  # a lost dial reads it never
         self.outlets: dict[int, WireOutlet] = {}
@@ -223,12 +226,12 @@ class WorkerWire(Wire):
     def done(self, number: int) -> None:
         """A job on this link is over."""
         self.outlets.pop(number, None)
-        if self._retiring and not self.outlets:
+        if self.retiring and not self.outlets:
             self.close("the gateway is gone")
 
     def retire(self) -> None:
         """Close once no job is open."""
-        self._retiring = True
+        self.retiring = True
         if not self.outlets:
             self.close("the gateway is gone")
 

@@ -16,6 +16,8 @@ asyncio.set_event_loop(None)
 
 
 def pytest_asyncio_loop_factories(config, item):
+    if item.get_closest_marker("looptime"):
+        return {"asyncio": asyncio.new_event_loop}  # the virtual clock patches this one
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 

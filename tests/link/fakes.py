@@ -8,9 +8,11 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from foreman.core.errors import Code
 from foreman.link.address import parse, spell
 from foreman.link.channel import Channels, Framing, Head
 from foreman.link.client import LinkClient
+from foreman.link.run import runs_of
 from foreman.link.server import LinkServer
 from foreman.protocols.link import Decoder, Frame, Kind
 from foreman.protocols.link_hello import GatewayHello, WorkerHello
@@ -130,9 +132,29 @@ class Channel:
     local: LocalLink | None = None
     server: LinkServer | None = None
     client: LinkClient | None = None
+    _probes: int = 0
 
     async def open(self, job_id="job-1", epoch=1, control=None, window=WINDOW):
         return await self.channels.open(GATEWAY, job_id, epoch, control or FakeControl(), window=window)
+
+    async def settle(self):
+        """Wait until all that was said so far, in both directions, has arrived."""
+        self._probes += 1
+        job_id, control = f"probe-{self._probes}", FakeControl()
+        sink = self.door.expect(job_id)
+        outlet = await self.open(job_id, control=control)
+        await wait_until(lambda: sink.feedback)
+        sink.feedback.cancel(Code.CANCELLED)
+        await wait_until(lambda: control.orders)
+        outlet.back()
+        await wait_until(lambda: "lost" in sink.names)
+
+    def held(self):
+        """Every record of a job that either end still holds."""
+        held = [*runs_of(self.door)._open]
+        if self.local is not None:
+            return [*held, *self.local._outlets[GATEWAY]]
+        return [*held, *self.server.wires[WORKER].runs, *self.client._wire(GATEWAY).outlets]
 
     async def gateway_leaves(self):
         if self.local is not None:

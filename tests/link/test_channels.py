@@ -136,12 +136,7 @@ async def test_a_job_that_is_over_hears_no_orders(channel):
     await wait_until(lambda: "end" in sink.names)
     sink.feedback.cancel(Code.CALLER_GONE)
     sink.feedback.credit(5)
-    probe = channel.door.expect("job-2")
-    other = FakeControl()
-    await channel.open("job-2", control=other)
-    await wait_until(lambda: probe.feedback)
-    probe.feedback.cancel(Code.CALLER_GONE)
-    await wait_until(lambda: other.orders)
+    await channel.settle()
     assert control.orders == []
 
 
@@ -165,6 +160,23 @@ async def test_a_thousand_jobs_interleave_and_each_keeps_its_order(channel):
         assert sink.names == ["started", "working", "head", *["data"] * 10, "end"]
 
 
+async def test_nothing_is_held_of_a_job_that_is_over(channel):
+    for n, last in enumerate(["end", "error", "back", "refused", "broken", "sink"]):
+        channel.door.expect(f"job-{n}", raises={"data"} if last == "sink" else set())
+        outlet = await channel.open("job-unknown" if last == "refused" else f"job-{n}")
+        if last != "broken":
+            outlet.head(HEAD)
+        outlet.data(b"unit")
+        if last == "error":
+            outlet.error(Failure(Code.STALLED, "no byte"))
+        elif last in {"end", "back"}:
+            getattr(outlet, last)()
+        await channel.settle()
+        outlet.back()  # what an executor says when it was cancelled
+        await channel.settle()
+        assert channel.held() == [], last
+
+
 async def test_units_of_any_size_arrive_whole(channel):
     sink = channel.door.expect("job-1")
     outlet = await channel.open(window=1 << 40)
@@ -184,7 +196,7 @@ async def test_a_caller_that_leaves_cancels_the_run(channel):
     await wait_until(lambda: sink.feedback)
     sink.feedback.cancel(Code.CALLER_GONE)
     sink.feedback.cancel(Code.DEADLINE_EXCEEDED)
-    await wait_until(lambda: control.orders)
+    await channel.settle()
     assert control.orders == [Code.CALLER_GONE]
 
 
@@ -209,8 +221,10 @@ async def test_a_slow_reader_pauses_the_run_at_its_window_and_resumes_it_at_half
     assert control.orders == ["pause"]
     await wait_until(lambda: len(sink.body) == 1001)
     sink.feedback.credit(500)
+    await channel.settle()
+    assert control.orders == ["pause"]
     sink.feedback.credit(1)
-    await wait_until(lambda: len(control.orders) == 2)
+    await channel.settle()
     assert control.orders == ["pause", "resume"]
     outlet.data(b"x" * 501)
     assert control.orders == ["pause", "resume", "pause"]

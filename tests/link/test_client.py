@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from structlog.testing import capture_logs
@@ -175,6 +176,35 @@ async def test_a_job_waits_for_a_link_that_is_being_made():
     await server.stop()
 
 
+async def test_a_job_that_waits_hurries_the_next_attempt():
+    channel = await linked(FakeDoor())
+    address = f"127.0.0.1:{channel.server._server.sockets[0].getsockname()[1]}"
+    await channel.close()
+    client = LinkClient(WORKER, SECRET, pace=Pace(open=20, back_off=(1000, 1000)))
+    client.update([presence(address)])
+    await wait_until(client.unreachable)
+    server = LinkServer(FakeDoor(), GATEWAY, SECRET, address)
+    await server.start()
+    await opened(client)
+    await client.close()
+    await server.stop()
+
+
+async def test_closing_waits_until_the_last_word_has_left():
+    door = FakeDoor()
+    sink = door.expect("job-1")
+    channel = await linked(door)
+    outlet = await channel.open("job-1")
+    wire = channel.client._wire(GATEWAY)
+    outlet.head(HEAD)
+    outlet.data(b"x" * 500_000)
+    outlet.end()
+    await channel.client.close()
+    assert wire.closed.result() == "the worker leaves"
+    await wait_until(lambda: "end" in sink.names)
+    await channel.close()
+
+
 async def test_a_lost_link_cancels_its_jobs_and_is_dialled_again():
     client = LinkClient(WORKER, SECRET)
     async with raw_gateway() as (address, peers):
@@ -216,13 +246,24 @@ async def test_a_link_to_a_gateway_no_longer_living_ends_with_its_last_job():
     await channel.close()
 
 
-async def test_a_gateway_that_comes_back_to_life_keeps_its_link():
-    channel = await linked(FakeDoor())
+async def test_a_gateway_that_comes_back_to_life_keeps_its_link_or_gets_a_new_one():
+    door = FakeDoor()
+    channel = await linked(door)
     address = f"127.0.0.1:{channel.server._server.sockets[0].getsockname()[1]}"
+    door.expect("job-1")
+    outlet = await channel.open("job-1")
+    wire = channel.client._wire(GATEWAY)
     channel.client.update([])
     channel.client.update([presence(address)])
-    await wait_until(lambda: (wire := channel.client._wire(GATEWAY)) and not wire.closing)
+    outlet.back()
     await channel.open("job-unknown")
+    assert channel.client._wire(GATEWAY) is wire
+    await wait_until(lambda: not wire.outlets)
+    channel.client.update([])
+    assert wire.closing
+    channel.client.update([presence(address)])
+    await wait_until(lambda: channel.client._wire(GATEWAY))
+    assert channel.client._wire(GATEWAY) is not wire
     await channel.close()
 
 
@@ -302,7 +343,8 @@ async def test_frames_for_jobs_that_are_over_and_kinds_of_a_newer_version_are_sk
     assert await peer.hear() == (Kind.PONG, 0, b"")
     assert control.orders == []
     peer.say(codec.frame(Kind.CANCEL, 1, b"a code of tomorrow"))
-    await wait_until(lambda: control.orders)
+    peer.say(codec.cancel(1, Code.CALLER_GONE) + codec.frame(Kind.PING, 0))
+    assert await peer.hear() == (Kind.PONG, 0, b"")
     assert control.orders == [Code.CANCELLED]
 
 
@@ -312,7 +354,7 @@ async def test_a_lost_frame_border_ends_the_connection(peered):
     peer.say(HEADER.pack(MAX_SKIP + 1, Kind.CANCEL, 1))
     await wait_until(lambda: control.orders)
     await peer.ended()
-    assert "border" in client.troubles()[GATEWAY]
+    await wait_until(lambda: "border" in client.troubles().get(GATEWAY, ""))
 
 
 @pytest.mark.parametrize("order", [codec.cancel(1, Code.CANCELLED), codec.refused(1, Code.CALLER_GONE)])
@@ -390,6 +432,14 @@ def kinds(data):
     return [Kind(kind).name for kind, _, _ in codec.Decoder().feed(data)]
 
 
+async def test_no_delta_waits_for_a_delayed_ack():
+    channel = await linked(FakeDoor())
+    for wire in (channel.client._wire(GATEWAY), channel.server.wires[WORKER]):
+        sock = wire._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    await channel.close()
+
+
 async def test_nothing_is_written_after_close(peered):
     client, _ = peered
     outlet, _ = await opened(client)
@@ -426,6 +476,10 @@ async def test_pressure_on_the_link_pauses_its_jobs(peered):
         outlet.head(HEAD)
         outlet.data(b"x")
         assert control.orders == ["pause"]
+    _, told = await opened(client, "job-5")
+    peer.say(codec.credit(1, 1 << 40) + codec.cancel(5, Code.CANCELLED))
+    await wait_until(lambda: told.orders)
+    assert loud_control.orders == ["pause"]
     quiet.end()
     while late_control.orders == ["pause"]:
         await peer.hear()

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
+from foreman.core.errors import Code
 from foreman.link.address import parse
 from foreman.link.server import STRANGERS, LinkServer
 from foreman.link.wire import Pace
@@ -115,11 +116,15 @@ async def test_a_broken_frame_ends_its_job_and_only_that(gateway, broken):
 
 
 async def test_a_started_that_says_nothing_is_refused(gateway):
-    _, _, address = gateway
+    door, _, address = gateway
+    sink = door.expect("job-1")
     peer = await RawPeer.dial(address)
     peer.say(codec.frame(Kind.STARTED, 4, b"short") + codec.frame(Kind.STARTED, 0, b"\0" * 8 + b"job-1"))
     peer.say(codec.frame(Kind.DATA, 4, b"of nobody"))
     assert await peer.hear() == (Kind.REFUSED, 4, b"interrupted")
+    peer.say(codec.frame(Kind.PING, 0))
+    assert await peer.hear() == (Kind.PONG, 0, b"")
+    assert sink.names == []
     await peer.close()
 
 
@@ -199,6 +204,20 @@ async def test_a_silent_worker_is_seen_dead(gateway):
     assert any(log["event"] == "link.down" and "silent" in log["reason"] for log in logs)
     await peer.close()
     await server.stop()
+
+
+async def test_a_caller_that_leaves_is_told_once(gateway):
+    door, _, address = gateway
+    sink = door.expect("job-1")
+    peer = await RawPeer.dial(address)
+    peer.say(codec.started(1, 1, "job-1"))
+    await wait_until(lambda: sink.feedback)
+    sink.feedback.cancel(Code.CALLER_GONE)
+    sink.feedback.cancel(Code.CANCELLED)
+    sink.feedback.credit(7)
+    assert await peer.hear() == (Kind.CANCEL, 1, b"caller_gone")
+    assert await peer.hear() == (Kind.CREDIT, 1, b"\0" * 7 + b"\x07")
+    await peer.close()
 
 
 async def test_a_ping_is_answered(gateway):

@@ -102,7 +102,7 @@ class Answering:
         """Gates and faults ahead of the first byte."""
         await reply.first()
         if reply.fault is not None and reply.fault.kind == Kind.STATUS:
-            raise EngineError(reply.fault.status, reply.fault.words)
+            raise EngineError(reply.fault.status, reply.fault.said)
 
     async def _speak(
         self, reply: Reply, seen: Seen, ask: Ask, dialect: Dialect, turn: Turn, stats: Stats, began: float
@@ -122,7 +122,7 @@ class Answering:
                 await self._think(reply, ask, speech)
             except BrokenRunnerError:
                 turn.crash()
-                raise RefusalError(500, reply.fault.words if reply.fault else RUNNER_DIED) from None
+                raise RefusalError(500, reply.fault.said if reply.fault else RUNNER_DIED) from None
             self._measure(stats, speech, first, began)
             return await reply.whole(200, dialect.whole_type, dialect.whole(speech, self._settled(stats)))
         response = await reply.open(dialect.stream_type, dialect.stream_headers)
@@ -135,7 +135,7 @@ class Answering:
                 await reply.unit(unit)
         except BrokenRunnerError:
             turn.crash()
-            for unit in dialect.broken(reply.fault.words if reply.fault else RUNNER_DIED):
+            for unit in dialect.broken(reply.fault.said if reply.fault else RUNNER_DIED):
                 await response.write(unit)
             return response
         except CleanEndError:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from foreman.tasks import Tasks
 
     from .catalogue import Model
-    from .faults import Plan
+    from .faults import Fault, Plan
 
 
 class EngineError(Exception):
@@ -341,7 +341,7 @@ class Engine:
             self._ledger.note()
             return
         if refused is not None:
-            pending.ready.set_exception(EngineError(500, refused))
+            pending.ready.set_exception(EngineError(refused.status, refused.said))
             return
         session = self.keep_alive_ns if pending.keep_alive_ns is None else pending.keep_alive_ns
         slots = 1 if "embedding" in model.capabilities else self.slots
@@ -351,7 +351,7 @@ class Engine:
         pending.ready.set_result(runner)
         self._ledger.note()
 
-    async def _read_weights(self, model: Model) -> str | None:
+    async def _read_weights(self, model: Model) -> Fault | None:
         seconds = self._pace.load_seconds if model.load_seconds is None else model.load_seconds
         await asyncio.sleep(seconds)
         return await self._plan.loading(model.name)

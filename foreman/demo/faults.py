@@ -54,7 +54,7 @@ class Kind(StrEnum):
     DRIP = "drip"
     """One byte each `seconds`, to the end."""
     LOAD_FAILS = "load-fails"
-    """The next load ends in 500."""
+    """The next load ends in `status`."""
 
 
 @dataclass(eq=False, slots=True)
@@ -71,11 +71,17 @@ class Fault:
     times: int = 1
     """For so many requests; -1: for ever."""
     status: int = 500
-    words: str = RUNNER_DIED
+    words: str = ""
+    """What the error says; empty: Ollama's own words for it."""
     size: int = 100_000_000
     seconds: float = 0.01
     retry_after: str | None = None
     """A Retry-After header beside STATUS."""
+
+    @property
+    def said(self) -> str:
+        """The words of its error."""
+        return self.words or (LOAD_FAILED if self.kind == Kind.LOAD_FAILS else RUNNER_DIED)
 
 
 @dataclass(eq=False, slots=True)
@@ -178,8 +184,8 @@ class Plan:
                 return gate
         return None
 
-    async def loading(self, model: str) -> str | None:
-        """Called at the end of a load: waits at its gate, and says why it fails if it does."""
+    async def loading(self, model: str) -> Fault | None:
+        """Called at the end of a load: waits at its gate; the fault it fails by, if it does."""
         for gate in self.gates:
             if gate.at == "load" and _fits(gate, model, None):
                 _use_up(gate, self.gates)
@@ -188,7 +194,7 @@ class Plan:
         for fault in self.faults:
             if fault.kind == Kind.LOAD_FAILS and _fits(fault, model, None):
                 _use_up(fault, self.faults)
-                return fault.words if fault.words != RUNNER_DIED else LOAD_FAILED
+                return fault
         return None
 
     def clear(self) -> None:

@@ -114,6 +114,9 @@ async def test_a_load_that_fails(fake: FakeOllama):
     assert answer.status == 500
     assert json.loads(answer.body)["error"].startswith("model failed to load")
     assert await ps(fake) == []
+    fake.fault("load-fails", status=507, words="no room")
+    answer = await post(fake, "/v1/chat/completions", chat("alpha"))
+    assert (answer.status, json.loads(answer.body)["error"]["message"]) == (507, "no room")
     assert (await post(fake, "/api/chat", chat("alpha"))).status == 200
 
 

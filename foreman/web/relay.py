@@ -116,14 +116,12 @@ class Relay:
 
     def started(self, epoch: int, feedback: Feedback) -> None:
         """A worker has claimed the job; it may have to load its lane first."""
-        if self.phase is Phase.ENDED:
-            feedback.cancel(Code.CALLER_GONE)
-        elif epoch >= self.epoch:
+        if epoch >= self.epoch and self.phase is not Phase.ENDED:
             self.lost()  # of whom nobody told us
-            if self.failure is None:
-                self.epoch, self.feedback, self.busy, self.since = epoch, feedback, False, self._loop.time()
-            else:
-                feedback.cancel(Code.CALLER_GONE)
+        if epoch < self.epoch or self.phase is Phase.ENDED:
+            feedback.cancel(Code.CALLER_GONE)
+            return
+        self.epoch, self.feedback, self.busy, self.since = epoch, feedback, False, self._loop.time()
 
     def working(self) -> None:
         """The target has been sent the request."""

@@ -290,6 +290,14 @@ async def test_a_silent_stream_gets_a_heartbeat_15_s_after_its_last_byte():
     assert list(zip(s.wire.sent, s.wire.at, strict=True)) == [(LINE, 1.0), (LINE, 11.0), (b" ", 26.0)]
 
 
+async def test_heartbeats_of_a_stream_keep_their_pace():
+    s = Script()
+    await asyncio.sleep(1)
+    s.start(NDJSON, LINE)
+    await asyncio.sleep(50)
+    assert s.wire.at == [1.0, 16.0, 31.0, 46.0]
+
+
 async def test_no_heartbeat_after_the_last_line_or_inside_one():
     for last in (LAST, b'{"status":"success"}\n', b'{"error":"x"}\n', b'{"message":"cut'):
         s = Script()
@@ -462,6 +470,7 @@ async def test_what_was_held_of_a_lost_run_is_dropped():
     s = Script(stream=False, head_after=None)
     s.start(RAW, b'{"from":"the first')
     s.relay.lost()
+    assert s.relay._held is None
     s.start(RAW, b'{"from":"the second"}', epoch=2)
     s.relay.end()
     assert s.wire.body == b'{"from":"the second"}'
@@ -473,6 +482,14 @@ async def test_a_new_run_replaces_one_whose_loss_nobody_told():
     s.start(RAW, b"[]", epoch=2)
     s.relay.end()
     assert s.wire.body == b"[]"
+
+
+async def test_a_worker_of_an_older_epoch_is_sent_away():
+    s = Script()
+    current = s.start(NDJSON, epoch=3)
+    late = s.start(epoch=2, working=False)
+    assert late.cancelled == [Code.CALLER_GONE]
+    assert s.relay.feedback is current
 
 
 async def test_a_worker_lost_after_the_first_byte_interrupts():
@@ -525,5 +542,4 @@ async def test_no_timer_is_left_behind():
     s = Script()
     s.start(NDJSON, LINE, LAST)
     s.relay.end()
-    await asyncio.sleep(1000)
-    assert s.wire.sent == [LINE, LAST]
+    assert [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()] == []

@@ -154,4 +154,5 @@ def worker(name: str = "wk-1", **changes: Any) -> WorkerPresence:
     return WorkerPresence(**({"id": name, "since": 0.0, "expires": 0.0, "targets": ()} | changes))
 
 
-LIMITS = Limits(max_queue=20, max_attempts=3, job_ttl=3600.0)
+LIMITS = Limits(max_queue=20, max_attempts=3, job_ttl=3600.0, lease=60.0)
+"""Small where a test reaches it; the lease long, so that it ends when a test says so and not on a slow machine."""

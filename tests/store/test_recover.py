@@ -286,7 +286,7 @@ class TestLeases:
         await ground.look.set(ground.key(k.PULSE), int((now + 3600) * 1000))
         await ground.queue.recover()
         (presence,) = await ground.queue.workers()
-        assert presence.expires - now < 10
+        assert presence.expires - now < 70
 
 
 async def test_everything_comes_to_rest(ground: Ground) -> None:

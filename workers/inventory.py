@@ -1,7 +1,7 @@
 """What a target holds and does, asked for and made known: the probe, the look after each job, the publication.
 
 The worker runs me per owned target. I turn probes into residents and `up` or `down`, and the target's whole state into
-the record that gateways answer from (ADR-0007), at most each 50 ms. No caller's request ever makes me dial.
+the record that gateways answer from (ADR-0007), at most each 200 ms. No caller's request ever makes me dial.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-PUBLISH_GAP: Final = 0.05
+PUBLISH_GAP: Final = 0.2
 """Seconds between two publications at least."""
 PUBLISH_TICK: Final = 0.5
 """Seconds between two while something runs: token counts move."""

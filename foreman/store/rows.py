@@ -7,7 +7,7 @@ an absent field for None) and nothing of how it got here.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from foreman.core.jobs import Job, Priority, Slot, State, Surface
@@ -175,12 +175,12 @@ def worker(entry: Sequence[Any]) -> WorkerPresence:
     )
 
 
+_STATUS_FIELDS = tuple(field.name for field in fields(TargetStatus))
+
+
 def status_json(status: TargetStatus) -> str:
     """An inventory as publish.lua stores it."""
-    return json.dumps(asdict(status), separators=(",", ":"))
-
-
-_STATUS_FIELDS = frozenset(field.name for field in fields(TargetStatus))
+    return json.dumps({name: getattr(status, name) for name in _STATUS_FIELDS}, separators=(",", ":"))
 
 
 def status(text: bytes) -> TargetStatus:

@@ -95,7 +95,11 @@ class Dispatcher:
         running = target.running(Slot.DRAIN)
         if any(not target.residency.holds(lane) for lane in running):
             return []
-        return [held.lane for held in target.residency.held if running.get(held.lane, 0) < target.settings.slots]
+        return [
+            held.lane
+            for held in target.residency.held
+            if running.get(held.lane, 0) < target.settings.slots and target.may_have(held.name)
+        ]
 
     async def _survey(self, drain: Survey | None) -> dict[str, LaneFacts]:
         """The lanes that may be drained here and now; `drain`: the survey of the drain, where it is known."""

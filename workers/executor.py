@@ -8,7 +8,6 @@ ends the run, once; the caller hears of it at once, the store right after. I dec
 from __future__ import annotations
 
 import asyncio
-import enum
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -20,8 +19,9 @@ from foreman.core.jobs import State, Surface
 from foreman.link.channel import NoLinkError
 from foreman.protocols.native import JSON_TYPE
 from foreman.upstream.client import Patience
-from foreman.upstream.faults import Fault, Kind
-from workers import requests
+from foreman.upstream.faults import Kind
+from workers import ends, requests
+from workers.ends import End, How
 from workers.insist import insist
 from workers.loader import Outcome
 from workers.nowhere import Nowhere
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from foreman.store.queue import Queue
     from foreman.store.records import Claimed
     from foreman.upstream.client import Call, Client
+    from foreman.upstream.faults import Fault
     from workers.cutter import Cutting
     from workers.loader import Load
 
@@ -43,29 +44,6 @@ log = structlog.get_logger(__name__)
 UNSTREAMED: Final = 6.0
 """How many times `FOREMAN_UPSTREAM_TIMEOUT` is borne before the first byte, and by calls that don't stream."""
 _JSON: Final = (("Content-Type", JSON_TYPE),)
-
-
-class How(enum.Enum):
-    """How a run ended."""
-
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    BACK = "back"
-    """Into its lane again; with a failure an attempt is used up."""
-    DROPPED = "dropped"
-    """Somebody else has the right to the job now: nothing is written."""
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The end of a run."""
-
-    how: How
-    failure: Failure | None = None
-    reason: str = ""
-    told: bool = False
-    """The outlet has heard of it."""
 
 
 @dataclass(slots=True)
@@ -140,20 +118,11 @@ class Run:
 
     def cancel(self, code: Code) -> None:
         """End it now: the connection to the target is cut in this very call. Idempotent."""
-        if code is Code.INTERRUPTED:  # the gateway lost this run's thread; its caller, if any, may wait for another
-            self._conclude(End(How.BACK, Failure(code, "the link to the gateway lost this run"), "interrupted"))
-        elif code in {Code.CANCELLED, Code.CALLER_GONE}:
-            self._conclude(End(How.CANCELLED, Failure(code, "cancelled by its caller"), str(code)))
-        else:
-            self._conclude(End(How.FAILED, Failure(code, _CUT_SHORT.get(code, "cut short")), str(code)))
+        self._conclude(ends.by_wish(code, spliced=self._spliced))
 
     def give_back(self) -> None:
-        """The worker leaves: back into the lane without using up an attempt, or, once its caller has bytes, an error."""
-        if self._spliced:
-            failure = Failure(Code.INTERRUPTED, "the worker was shut down in mid-answer; send the request again")
-            self._conclude(End(How.FAILED, failure, "shutdown"))
-        else:
-            self._conclude(End(How.BACK, None, "shutdown"))
+        """The worker leaves."""
+        self._conclude(ends.by_leaving(spliced=self._spliced))
 
     def drop(self) -> None:
         """The right to the job is lost: stop, and write nothing."""
@@ -172,11 +141,15 @@ class Run:
     # -- the one way through
 
     async def run(self) -> None:
-        """From the claim to the terminal transition. Never raises but when cancelled itself."""
+        """From the claim to the terminal transition."""
         deadline = self._watch_deadline()
         try:
-            if await self._prepare():
-                self._send()
+            try:
+                if await self._prepare():
+                    self._send()
+            except Exception:  # a fault of ours: the job may be run by a better worker, or fail after its attempts
+                log.exception("job.run_broke", job_id=self.job.id)
+                self._conclude(ends.by_wish(Code.INTERRUPTED, spliced=self._spliced))
             await self._settle(await self._end)
         finally:
             self.drop()
@@ -194,7 +167,7 @@ class Run:
                 outlet = self._bench.channels.open
                 self._outlet = await outlet(gateway, self.job.id, self.job.epoch, self, window=self._bench.window)
         except Failure as failure:
-            self._conclude(End(How.FAILED, failure, str(failure.code)))
+            self._conclude(ends.failed(failure))
         except NoLinkError as error:
             log.warning("job.no_link", job_id=self.job.id, gateway=gateway, error=str(error))
             self._conclude(End(How.BACK, None, "no_link"))
@@ -292,7 +265,7 @@ class Run:
             return
         if verdict.told:
             outlet.end()
-        self._conclude(End(How.FAILED, verdict.failure, str(verdict.failure.code), told=verdict.told))
+        self._conclude(ends.failed(verdict.failure, told=verdict.told))
 
     def failed(self, fault: Fault) -> None:
         """No answer, or no more of it."""
@@ -307,7 +280,7 @@ class Run:
     def _senseless(self, error: ValueError | Failure) -> None:
         """What came is no answer that anybody could take."""
         failure = error if isinstance(error, Failure) else Failure(Code.UPSTREAM_ERROR, f"the target sent {error}")
-        self._conclude(End(How.FAILED, failure, str(failure.code)))
+        self._conclude(ends.failed(failure))
 
     # -- the end
 
@@ -317,15 +290,9 @@ class Run:
         return self._answer.begun and self.job.surface is Surface.SYNC
 
     def _break(self, fault: Fault) -> None:
-        """A fault of the target, by its kind: wait for it, run again, or fail."""
-        failure = fault.failure(self._bench.target.name)
         if fault.kind is Kind.REFUSED:
             self._bench.down(fault)
-            self._conclude(End(How.BACK, None, "target_down"))
-        elif fault.kind is Kind.RESET or (fault.kind is Kind.TRUNCATED and not self._spliced):
-            self._conclude(End(How.BACK, failure, str(failure.code)))
-        else:
-            self._conclude(End(How.FAILED, failure, str(failure.code)))
+        self._conclude(ends.by_fault(fault, self._bench.target.name, spliced=self._spliced))
 
     def _conclude(self, end: End) -> None:
         """The first end wins. The target is let go in this call, and the caller told unless the store has a say first."""
@@ -364,6 +331,8 @@ class Run:
         log.info("job.back", job_id=job.id, target=self._bench.target.name, reason=end.reason, state=str(state))
 
     async def _finish(self, state: State, end: End) -> None:
+        if end.failure is not None and not end.told:
+            self._outlet.error(end.failure)  # again where the end came while the way was still being opened
         queue, job = self._bench.queue, self.job
         timings = self._timings()
         moved = await insist(
@@ -375,7 +344,7 @@ class Run:
                 failure=end.failure,
                 usage=self._answer.usage or None,
                 timings=timings,
-                notify=False,
+                notify=end.how is How.CANCELLED,  # the link that brought this wish may be the one that broke
             ),
             self._given_up,
         )
@@ -401,6 +370,3 @@ class Run:
 
 
 _EVENTS: Final = {State.DONE: "job.done", State.FAILED: "job.failed", State.CANCELLED: "job.cancelled"}
-_CUT_SHORT: Final = {
-    Code.DEADLINE_EXCEEDED: "the job was not finished by its deadline; allow more time, or send less",
-}

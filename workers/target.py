@@ -132,13 +132,18 @@ class Target:
         """
         if lane.paused or lane.head_target_only not in {None, self.name}:
             return False
-        if lane.model in self._never or (self._only and lane.model not in self._only):
+        if not self.may_have(lane.model):
             return False
         return self.residency.knows(lane.model) or not any(
             any(canonical(str(entry.get("name"))) == lane.model for entry in rival.tags)
             for rival in self._rivals
             if rival.name != self.name
         )
+
+    def may_have(self, model: str) -> bool:
+        """Whether the operator lets this target serve the model (`only`, `never`)."""
+        name = canonical(model)
+        return name not in self._never and (not self._only or name in self._only)
 
     def running(self, slot: Slot) -> dict[str, int]:
         """Lane → runs in flight in one slot."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TIMEOUT: Final = 5.0
 """Seconds for each question."""
 _LIMIT: Final = 8 * 1024 * 1024
+_LACKING: Final = frozenset({404, 405, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ async def probe(client: Client, kind: str) -> Inventory:
 
 async def loaded(client: Client) -> tuple[dict[str, Any], ...]:
     """What an Ollama holds now (`/api/ps`). Raises Fault."""
-    return _entries(await _get(client, "/api/ps"), "models", "name")
+    return _entries(await _get(client, "/api/ps", optional=True), "models", "name")
 
 
 async def _settled(question: Any) -> Any:
@@ -62,7 +63,7 @@ async def _settled(question: Any) -> Any:
 
 
 async def _version(client: Client) -> str | None:
-    answer = await _get(client, "/api/version")
+    answer = await _get(client, "/api/version", optional=True)
     version = answer.get("version") if isinstance(answer, dict) else None
     return version if isinstance(version, str) else None
 
@@ -73,7 +74,7 @@ async def _tags(client: Client) -> tuple[dict[str, Any], ...]:
 
 async def _openai_models(client: Client) -> tuple[dict[str, Any], ...]:
     """`/v1/models` as entries of `/api/tags`."""
-    models = _entries(await _get(client, "/v1/models"), "data", "id")
+    models = _entries(await _get(client, "/v1/models", optional=True), "data", "id")
     return tuple(
         {
             "name": model["id"],
@@ -108,8 +109,11 @@ def _entries(answer: object, field: str, name: str) -> tuple[dict[str, Any], ...
     return tuple(entry for entry in found or () if isinstance(entry, dict) and isinstance(entry.get(name), str))
 
 
-async def _get(client: Client, path: str) -> Any:
+async def _get(client: Client, path: str, *, optional: bool = False) -> Any:
+    """The JSON; None where a server that is no stock one lacks an optional path."""
     reply = await client.fetch("GET", path, timeout=TIMEOUT, limit=_LIMIT)
+    if optional and reply.status in _LACKING:
+        return None
     if reply.status != 200:
         raise Fault(Kind.GARBAGE, f"GET {path} was answered {reply.status}{_advice(reply)}")
     try:

@@ -51,7 +51,7 @@ def overview(
     parts = [
         _health(reasons),
         _numbers([(name, jobs[name]) for name in ("queued", "loading", "working", "done", "failed", "cancelled")]),
-        _section("Targets", _targets(state["targets"])),
+        _section("Targets", _targets(state["targets"], _models(state))),
         _section("Lanes", _lanes(state["lanes"])),
         _section("Running", _running(running)),
         _section("Waiting", _waiting(waiting, jobs["queued"])),
@@ -121,7 +121,13 @@ def _cell(value: object) -> str:
     return "–" if value is None else escape(str(value))
 
 
-def _targets(targets: Iterable[dict[str, Any]]) -> str:
+def _models(state: dict[str, Any]) -> dict[str, str]:
+    """Lane → the model's name, which says more to a reader than a digest."""
+    held = [held for target in state["targets"] for held in (*target["resident"], *target["running"])]
+    return {entry["lane"]: entry["model"] for entry in (*held, *state["lanes"]) if entry["model"]}
+
+
+def _targets(targets: Iterable[dict[str, Any]], models: dict[str, str]) -> str:
     marks = {"up": "✓ up", "down": "✗ down", "paused": "‖ paused"}
 
     def state(target: dict[str, Any]) -> Markup:
@@ -131,14 +137,16 @@ def _targets(targets: Iterable[dict[str, Any]]) -> str:
 
     def next_lane(target: dict[str, Any]) -> str | None:
         following = target["next"]
-        return f"{following.get('lane')} ({following.get('reason')})" if following else None
+        if not following:
+            return None
+        return f"{models.get(following.get('lane'), following.get('lane'))} ({following.get('reason')})"
 
     rows = (
         (
             target["name"],
             state(target),
             ", ".join(str(held["model"] or held["lane"]) for held in target["resident"]) or None,
-            target["loading"],
+            models.get(target["loading"], target["loading"]),
             len(target["running"]),
             next_lane(target),
             target["url"],
@@ -158,11 +166,11 @@ def _lanes(lanes: Iterable[dict[str, Any]]) -> str:
             lane["depth"],
             _seconds(lane["oldest_wait_seconds"]),
             lane["running"],
-            "paused" if lane["paused"] else None,
+            "paused" if lane["paused"] else "open",
         )
         for lane in lanes
     )
-    return _table(("Model", "Lane", "Slot", "Waiting", "Oldest", "Running", ""), rows, "Nothing is waiting.")
+    return _table(("Model", "Lane", "Slot", "Waiting", "Oldest", "Running", "State"), rows, "Nothing is waiting.")
 
 
 def _running(jobs: Iterable[dict[str, Any]]) -> str:
@@ -175,7 +183,7 @@ def _running(jobs: Iterable[dict[str, Any]]) -> str:
             job["target"],
             job["since"],
             job["tokens"],
-            job["tokens_per_second"],
+            None if job["tokens_per_second"] is None else f"{job['tokens_per_second']:.1f}",
         )
         for job in jobs
     )

@@ -81,7 +81,7 @@ class Dispatcher:
             if isinstance(decision, Wait | Linger):
                 return decision.until
             if not await self._act(decision):
-                return None
+                return decision.until if isinstance(decision, Swap) else None
         return None
 
     def _free_residents(self) -> list[str]:

@@ -160,12 +160,13 @@ class Run:
         """Everything before the request is sent; False when the run has ended by then."""
         gateway = self.job.gateway
         try:
-            own_name = self._bench.own_name(self.claimed.canonical)
-            kind = self._bench.target.kind
-            self._request = requests.upstream(self.claimed, kind, self._bench.keep_alive, own_name)
             if gateway is not None:
-                outlet = self._bench.channels.open
-                self._outlet = await outlet(gateway, self.job.id, self.job.epoch, self, window=self._bench.window)
+                opened = self._bench.channels.open(
+                    gateway, self.job.id, self.job.epoch, self, window=self._bench.window
+                )
+                self._outlet = await opened
+            own_name, kind = self._bench.own_name(self.claimed.canonical), self._bench.target.kind
+            self._request = requests.upstream(self.claimed, kind, self._bench.keep_alive, own_name)
         except Failure as failure:
             self._conclude(ends.failed(failure))
         except NoLinkError as error:

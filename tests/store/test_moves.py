@@ -91,7 +91,9 @@ async def test_a_run_leaves_its_times_usage_and_events(ground: Ground) -> None:
     claimed = await ground.claim(own, State.LOADING)
     epoch = claimed.job.epoch
     assert claimed.job.started_at is None
+    assert await ground.queue.counts() == Counts(0, 1, 0, 0, 0, 0)
     assert await ground.queue.transition(job_id, epoch, State.WORKING, reason="loaded")
+    assert await ground.queue.counts() == Counts(0, 0, 1, 0, 0, 0)
     usage, timings = {"prompt_tokens": 3, "completion_tokens": 9}, {"ttft_ms": 12.5}
     assert await ground.queue.transition(job_id, epoch, State.DONE, reason="done", usage=usage, timings=timings)
     job = await ground.queue.get(job_id)
@@ -132,6 +134,20 @@ async def test_an_async_job_keeps_its_request_for_the_job_ttl(ground: Ground) ->
     job_id, _ = await ground.in_state(State.DONE, surface=Surface.ASYNC, gateway=None)
     for template in (k.JOB, k.EVENTS, k.REQUEST):
         assert 3590 < await ground.look.ttl(ground.key(template, job_id)) <= 3600
+
+
+async def test_of_sync_jobs_only_so_many_are_kept(ground: Ground) -> None:
+    ended = ground.key(k.ENDED, "sync", "done")
+    job_id, epoch = await ground.in_state(State.WORKING)
+    now = int((await ground.queue.survey(Slot.DRAIN)).now * 1000)
+    oldest = "01AAAAAAAAAAAAAAAAAAAAAAAA"
+    await ground.look.hset(ground.key(k.JOB, oldest), "state", "done")
+    await ground.look.xadd(ground.key(k.EVENTS, oldest), {"state": "done"})
+    await ground.look.zadd(ended, {oldest: now - 1000} | {f"other-{number}": now for number in range(9_999)})
+    await ground.queue.transition(job_id, epoch, State.DONE, reason="done")
+    assert await ground.look.zcard(ended) == 10_000
+    assert not [key async for key in ground.look.scan_iter(match=f"*{oldest}*")]
+    assert await ground.queue.get(job_id) is not None
 
 
 async def test_two_who_end_a_job_at_once_end_it_once(ground: Ground) -> None:

@@ -98,6 +98,17 @@ class TestWorkers:
         assert found == [100, 30]
         assert (await ground.queue.counts()).queued == 130
 
+    async def test_an_orphan_is_found_behind_any_number_of_healthy_runs(self, ground: Ground) -> None:
+        own = await ground.owner()
+        for _ in range(101):
+            job_id = await ground.submit(slot=Slot.SIDE, lane="x")
+            assert await ground.queue.claim(own, "x", Slot.SIDE, State.WORKING)
+        await ground.look.srem(ground.key(k.WORKER_JOBS, "wk-1"), job_id)
+        await ground.look.hset(ground.key(k.JOB, job_id), "worker", "wk-nobody")
+        async with asyncio.timeout(10):
+            while await ground.queue.recover() != [job_id]:
+                pass
+
     async def test_retire_gives_back_without_an_attempt(self, ground: Ground) -> None:
         job_id, epoch = await ground.in_state(State.WORKING)
         await ground.queue.retire("wk-1")
@@ -251,6 +262,13 @@ class TestTakeover:
         new = await ground.queue.own("gpu1", "wk-2")
         assert new is not None
         assert new.epoch > own.epoch
+
+    async def test_a_right_given_up_ends_no_later_one(self, ground: Ground) -> None:
+        old = await ground.owner()
+        await ground.queue.release(old)
+        new = await ground.owner()
+        await ground.queue.release(old)
+        assert await ground.queue.own("gpu1", "wk-1") == new
 
     async def test_without_a_lease_nothing_is_owned(self, ground: Ground) -> None:
         with pytest.raises(FencedError):

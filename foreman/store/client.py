@@ -184,8 +184,10 @@ def arq_settings(url: str) -> RedisSettings:
 
 
 def redis_client(url: str, **options: Any) -> Redis:
-    """A plain redis-py client for what is neither hot nor the queue's: arq's reads, `doctor`, tests."""
+    """A plain redis-py client for what is neither hot nor the queue's. Raises ValueError, also for Sentinels' URLs."""
     where = parse(url)
+    if where.service:
+        raise ValueError(f"{where.shown} are Sentinels: ask locator() for the primary's address")
     account: dict[str, Any] = {"username": where.username, "password": where.password, "db": where.db, **options}
     account |= {"retry": Retry(ExponentialBackoff(cap=1, base=0.05), 3), "socket_timeout": TIMEOUT}
     if where.path is not None:
@@ -193,8 +195,4 @@ def redis_client(url: str, **options: Any) -> Redis:
     if where.tls:
         account |= {"ssl": True, "ssl_ca_certs": where.ca, "ssl_certfile": where.cert, "ssl_keyfile": where.key}
         account |= {"ssl_cert_reqs": "required" if where.verify else "none", "ssl_check_hostname": where.verify}
-    if where.service:
-        sentinel = Sentinel(list(where.nodes), socket_timeout=1.0)  # type: ignore[no-untyped-call] # redis-py 5 left it untyped
-        client: Redis = sentinel.master_for(where.service, **account)
-        return client
     return Redis(host=where.nodes[0][0], port=where.nodes[0][1], **account)

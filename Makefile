@@ -35,7 +35,7 @@ test: setup
 	$(BIN)/python -m pytest tests $(ARGS)
 
 faults: setup
-	$(BIN)/python -m pytest tests/faults tests/walkthrough/test_kill.py $(QUICK_ARGS) $(ARGS)
+	$(BIN)/python -m pytest $(wildcard tests/faults) tests/walkthrough/test_kill.py $(QUICK_ARGS) $(ARGS)
 
 bench: setup
 	$(BIN)/python tests/bench/run.py $(ARGS)

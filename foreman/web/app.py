@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 ANNOUNCE: Final = 1.0
+LAPSE: Final = 3.0
+"""Seconds between two announcements after which others may have taken this gateway for dead."""
 RECOVER: Final = 0.5
 KEEP_ALIVE: Final = 3600.0
 """Seconds an idle connection of a caller is kept: longer than any proxy's."""
@@ -69,6 +71,7 @@ class Gateway:
         self._links: LinkServer | None = None
         self._link_address = ""
         self._since = time.time()
+        self._announced_at = 0.0
         self._tasks = Tasks("gateway")
         self._new_id = UlidFactory(lambda: time.time_ns() // 1_000_000, secrets.randbits)
         self.inventory = Inventory(store.queue)
@@ -176,10 +179,15 @@ class Gateway:
             await asyncio.sleep(seconds)
 
     async def _announce(self) -> None:
+        """Renew the presence; where it may have lapsed meanwhile, ask what became of the callers' jobs."""
+        now = asyncio.get_running_loop().time()
         callers = len(self.waiting.calls)
         await self._store.queue.announce(
             GatewayPresence(self.id, self._link_address, callers, self._since, foreman.__version__)
         )
+        lapsed, self._announced_at = now - self._announced_at > LAPSE, now
+        if lapsed:
+            await self.waiting.resync()
 
     async def _recover(self) -> None:
         for job_id in await self._store.queue.recover():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiohttp import hdrs
@@ -37,9 +37,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+LONGEST: Final = 10 * 365 * 86_400.0
+"""Seconds that stand for any later deadline: what clocks and scripts can still reckon with."""
+
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Ticket:
     """What an API asks to be done with a request it has read."""
 
     dialect: Dialect
@@ -84,7 +87,7 @@ class Calls:
         self.leaving = False
         """The gateway is stopping: no new calls."""
 
-    async def carry(self, request: web.Request, order: Order) -> web.StreamResponse:
+    async def carry(self, request: web.Request, ticket: Ticket) -> web.StreamResponse:
         """Queue the job and answer with what becomes of it. The answer is on the wire when this returns.
 
         Raises:
@@ -92,18 +95,20 @@ class Calls:
         """
         if self.leaving:
             raise Failure(Code.SHUTTING_DOWN, "this gateway is stopping: send the request again", retry_after=1)
-        new = self._job(request, order)
+        new = self._job(request, ticket)
         loop = asyncio.get_running_loop()
         cors = request[CORS_HEADERS]
         wire = Wire(request, loop, base_headers=cors)
-        relay = Relay(wire, self._manner(order), new.id)
+        relay = Relay(wire, self._manner(ticket), new.id)
         wire.on_taken, wire.on_change = relay.taken, relay.event.set
-        call = Call(new, relay, loop.time())
+        call = Call(new, relay)
         self.waiting.enter(call)
         try:
             await self._submit(call)
             await self._attend(call, wire)
-        except asyncio.CancelledError:
+        except Failure:
+            raise  # nothing was queued
+        except BaseException:  # whatever ends this handler, nobody reads the answer any more
             self._left(call)
             raise
         finally:
@@ -111,37 +116,37 @@ class Calls:
             relay.close()
         return Sent(wire.status or 499, keep_alive=wire.keep_alive)
 
-    def _job(self, request: web.Request, order: Order) -> NewJob:
+    def _job(self, request: web.Request, ticket: Ticket) -> NewJob:
         caller = request[CALLER]
         priority = caller.priority(request.headers.get("X-Foreman-Priority"), Priority.HIGH)
         return NewJob(
             id=self._new_id(),
             surface=Surface.SYNC,
-            endpoint=order.endpoint,
-            model=order.model,
-            canonical=order.canonical,
-            lane=order.lane,
-            slot=order.slot,
+            endpoint=ticket.endpoint,
+            model=ticket.model,
+            canonical=ticket.canonical,
+            lane=ticket.lane,
+            slot=ticket.slot,
             priority=priority,
-            request=order.body,
+            request=ticket.body,
             max_wait=self.settings.due_after[priority],
-            options=order.options,
-            digest=order.digest,
-            stream=order.stream,
+            options=ticket.options,
+            digest=ticket.digest,
+            stream=ticket.stream,
             method=request.method,
             gateway=self._gateway_id,
-            targets=order.targets,
-            target_only=order.target_only,
+            targets=ticket.targets,
+            target_only=ticket.target_only,
             deadline_in=deadline(request.headers.get("X-Foreman-Deadline")),
             caller=caller.name,
-            headers=order.headers,
-            unload=order.unload,
+            headers=ticket.headers,
+            unload=ticket.unload,
         )
 
-    def _manner(self, order: Order) -> Manner:
+    def _manner(self, ticket: Ticket) -> Manner:
         settings = self.settings
-        head_after = settings.headers_after if order.stream else settings.json_headers_after or None
-        return Manner(order.dialect, order.stream, order.wrap, head_after, settings.heartbeat)
+        head_after = settings.headers_after if ticket.stream else settings.json_headers_after or None
+        return Manner(ticket.dialect, ticket.stream, ticket.wrap, head_after, settings.heartbeat)
 
     async def _submit(self, call: Call) -> None:
         """Submit; once more where the reply was lost, since the same id again changes nothing."""
@@ -149,7 +154,7 @@ class Calls:
             submitted = await self._queue.submit(call.new)
         except StoreUnavailableError:
             submitted = await self._queue.submit(call.new)
-        call.position = submitted.position
+        call.submitted, call.position = True, submitted.position
         log.info(
             "job.submitted",
             job_id=call.new.id,
@@ -188,8 +193,8 @@ class Calls:
     def _ended(self, call: Call) -> None:
         """The answer is out. Where the call failed here, the job must not live on."""
         failure = call.relay.failure
-        if failure is None and call.relay.busy:
-            self.waiting.ran(asyncio.get_running_loop().time() - call.relay.since)
+        if call.relay.took is not None:
+            self.waiting.ran(call.relay.took)
         if failure is not None and failure.code in {Code.INTERRUPTED, Code.SHUTTING_DOWN}:
             self._cancel(call, failure)
 
@@ -224,7 +229,7 @@ def deadline(text: str | None) -> float | None:
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds > 0):
         raise Failure(Code.BAD_REQUEST, f"X-Foreman-Deadline is {text[:40]!r}: use a positive number of seconds")
-    return seconds
+    return min(seconds, LONGEST)
 
 
 def wants_events(request: web.Request) -> bool:

@@ -1,4 +1,4 @@
-"""From a request to an order: read the body, peek into it, find who has the model, decide slot and lane.
+"""From a request to a ticket: read the body, peek into it, find who has the model, decide slot and lane.
 
 The APIs call me with the path a request came by. I refuse what Ollama would refuse and models that nobody has, in the
 words of that path; I submit nothing.
@@ -16,7 +16,7 @@ from foreman.protocols.ollama import peek
 from foreman.protocols.words import not_found_message
 from foreman.web.auth import Role
 from foreman.web.body import read_body
-from foreman.web.call import Order, wants_events
+from foreman.web.call import Ticket, wants_events
 from foreman.web.dialect import Dialect
 from foreman.web.middleware import CALLER
 
@@ -34,6 +34,7 @@ _OLLAMA_ONLY: Final = frozenset({"/api/embed", "/api/embeddings", "/api/show"})
 _WRAPPED: Final = frozenset({"/api/chat", "/api/generate"})
 _PASSED: Final = ("anthropic-version", "anthropic-beta")
 """The only request headers that go upstream."""
+_NAME_LIMIT: Final = 512
 NO_LANE: Final = "none"
 """The lane of a side job that names no model."""
 
@@ -45,8 +46,8 @@ class Intake:
     settings: Settings
     inventory: Inventory
 
-    async def inference(self, request: web.Request) -> Order:
-        """The order of an inference call, an embedding or a `show`.
+    async def inference(self, request: web.Request) -> Ticket:
+        """The ticket of an inference call, an embedding or a `show`.
 
         Raises:
             Failure: the body, the model or a header will not do; the store does not answer.
@@ -61,7 +62,7 @@ class Intake:
         if only is not None and targets and only.name not in targets:
             raise Failure(Code.MODEL_NOT_FOUND, f"{not_found_message(path, seen.model)} on target {only.name!r}")
         digest = None if found is None else found.digest
-        return Order(
+        return Ticket(
             dialect=Dialect(path),
             endpoint=path,
             body=body,
@@ -79,8 +80,8 @@ class Intake:
             wrap=seen.stream and path in _WRAPPED and wants_events(request),
         )
 
-    async def management(self, request: web.Request) -> Order:
-        """The order of a call that changes a target's models. Raises Failure where that is not allowed."""
+    async def management(self, request: web.Request) -> Ticket:
+        """The ticket of a call that changes a target's models. Raises Failure where that is not allowed."""
         if request[CALLER].role is not Role.OPERATOR:
             raise Failure(Code.FORBIDDEN, "model management wants the operator's token (FOREMAN_TOKEN)")
         if not self.settings.model_management:
@@ -92,13 +93,14 @@ class Intake:
         target = self._picked(request) or self._only_target()
         body = await read_body(request, self.settings.max_body)
         seen = peek(request.path, body)
-        return Order(
+        model = seen.model[:_NAME_LIMIT]  # here the target judges names, so one may be anything
+        return Ticket(
             dialect=Dialect(request.path),
             endpoint=request.path,
             body=body,
-            model=seen.model,
-            canonical=lanes.canonical(seen.model),
-            lane=lanes.lane_key(seen.model, None, {}) or NO_LANE,
+            model=model,
+            canonical=lanes.canonical(model),
+            lane=lanes.lane_key(model, None, {}) or NO_LANE,
             slot=Slot.SIDE,
             stream=seen.stream,
             target_only=None if target is None else target.name,

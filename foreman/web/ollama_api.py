@@ -1,6 +1,6 @@
 """Ollama's paths: inference and embeddings as jobs, the inventory from what the probes published.
 
-The app adds my routes. I turn each request into an order and hand it to web/call.py, or answer it from web/inventory.py;
+The app adds my routes. I turn each request into a ticket and hand it to web/call.py, or answer it from web/inventory.py;
 gigabytes (`/api/blobs`) I refuse with the target's own address.
 """
 

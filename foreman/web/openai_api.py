@@ -1,6 +1,6 @@
 """The paths under `/v1`: OpenAI's and Anthropic's dialects of the same queue.
 
-The app adds my routes. Bodies go to the target's own `/v1` as they came; I only take the order and answer `/v1/models`
+The app adds my routes. Bodies go to the target's own `/v1` as they came; I only take the ticket and answer `/v1/models`
 from the inventory.
 """
 

@@ -99,6 +99,8 @@ class Relay:
         """The target has the request."""
         self.since = self._loop.time()
         """When the job's state last changed, by the loop's clock."""
+        self.took: float | None = None
+        """Seconds from `working` to a whole answer's end."""
         self.failure: Failure | None = None
         """What the call ended with, where it failed."""
         self.wants_words = False
@@ -150,6 +152,7 @@ class Relay:
         self.feedback = None
         if self.phase is Phase.ENDED:
             return
+        self.took = self._loop.time() - self.since
         if self._held is not None:
             self._end_held(b"".join(self._held))
         elif self.phase is not Phase.STREAMING:

@@ -7,6 +7,7 @@ dialect and no waiting; the handler returns `Sent` so that aiohttp adds nothing 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import deque
 from email.utils import formatdate
@@ -168,7 +169,8 @@ class Wire:
     async def drained(self) -> None:
         """Wait until the caller has read enough for everything that is pending to be handed over."""
         while self._pending and not self.gone:
-            await self._request.writer.drain()
+            with contextlib.suppress(ConnectionError):  # the caller has gone: the flush sees it
+                await self._request.writer.drain()
             self._flush()
 
     def _put(self, framed: bytes, credit: int) -> None:

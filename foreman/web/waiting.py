@@ -45,8 +45,8 @@ class Call:
 
     new: NewJob
     relay: Relay
-    submitted_at: float
-    """By the loop's clock, seconds."""
+    submitted: bool = False
+    """The store has the job."""
     down_from: float | None = None
     """Since when all its targets have been seen down while it waited; loop clock."""
     position: int = field(default=1)
@@ -112,7 +112,7 @@ class Waiting:
     async def resync(self) -> None:
         """Ask for each waiting job after notices may have been missed (the store was away)."""
         for job_id, call in list(self.calls.items()):
-            if call.relay.phase is Phase.ENDED:
+            if call.relay.phase is Phase.ENDED or not call.submitted:
                 continue
             job = await self._queue.get(job_id)
             if job is None:
@@ -211,6 +211,8 @@ def _failure(state: State, error: dict[str, object] | None) -> Failure:
         code = Code(str((error or {})["code"]))
     except (KeyError, ValueError):
         code = Code.CANCELLED if state is State.CANCELLED else Code.INTERRUPTED
+    if code is Code.CALLER_GONE:  # said of a caller that still listens: this gateway was asleep and taken for dead
+        return Failure(Code.INTERRUPTED, "this gateway was taken for dead while it slept: send the request again")
     return Failure(code, str((error or {}).get("message") or f"the job was {state}"))
 
 

@@ -184,6 +184,13 @@ async def test_a_class_and_a_deadline_are_taken_from_headers(gateway, worker, di
     assert (await caller.reply()).complete
 
 
+async def test_a_deadline_beyond_all_clocks_is_just_a_late_one(gateway, worker, dial):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", {**CHAT, "stream": False}, X_Foreman_Deadline="1e300")
+    await (await worker.claim()).done(WHOLE, head=JSON)
+    assert (await caller.reply()).status == 200
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -322,6 +329,17 @@ async def test_management_streams_its_progress_beside_the_drain(gateway, worker,
     await run.done(head=Head(200, (), Framing.RAW))
     reply = await caller.reply()
     assert (reply.status, reply.body) == (200, b"")
+
+
+async def test_management_takes_any_name_but_keeps_little_of_it(gateway, worker, dial):
+    caller = await dial(gateway)
+    for model in ("", "x" * 100_000):
+        caller.ask("POST", "/api/pull", {"model": model, "stream": False})
+        run = await worker.claim(Slot.SIDE)
+        assert len(run.job.model) <= 512
+        assert run.job.lane
+        await run.done(b'{"error":"invalid model name"}', head=Head(400, JSON.headers, Framing.RAW))
+        assert (await caller.reply()).status == 400
 
 
 async def test_management_refused_names_the_setting(open_gateway, worker, dial):

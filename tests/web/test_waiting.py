@@ -252,6 +252,16 @@ async def test_a_job_that_somebody_cancels_ends_its_callers_wait(gateway, worker
     assert reply.header("X-Foreman-Error") == "cancelled"
 
 
+async def test_a_gateway_that_was_taken_for_dead_says_so_to_its_callers(gateway, worker, dial, store):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT)
+    await queued(gateway, store)
+    await store.queue.leave(gateway.id)
+    gateway._announced_at -= 10
+    reply = await caller.reply()
+    assert (reply.status, reply.header("X-Foreman-Error")) == (502, "interrupted")
+
+
 async def test_a_worker_lost_before_the_first_byte_costs_the_caller_nothing(gateway, worker, dial, store):
     caller = await dial(gateway)
     caller.ask("POST", "/api/chat", CHAT)

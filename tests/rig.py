@@ -68,7 +68,9 @@ class House:
 
     async def get(self, path: str) -> Any:
         """The JSON that foreman answers to a GET."""
-        async with aiohttp.ClientSession() as session, session.get(self.url + path) as reply:
+        token = self.env.get("FOREMAN_TOKEN")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with aiohttp.ClientSession(headers=headers) as session, session.get(self.url + path) as reply:
             return await reply.json(content_type=None)
 
     async def until(self, what: Callable[[Any], Any], path: str = "/ops/state", timeout: float = 20) -> Any:

@@ -104,7 +104,12 @@ class Calls:
         call = Call(new, relay)
         self.waiting.enter(call)
         try:
-            await self._submit(call)
+            try:
+                await self._submit(call)
+            except Failure as failure:
+                if wire.status is None:
+                    raise
+                relay.fail(failure)  # an early head is out: say it in band
             await self._attend(call, wire)
         except Failure:
             raise  # nothing was queued

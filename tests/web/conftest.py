@@ -97,3 +97,16 @@ async def wait_until(condition, seconds: float = 10.0):
             if value:
                 return value
             await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def speaking():
+    tasks = []
+
+    def speak(script):
+        tasks.append(asyncio.get_running_loop().create_task(script.words()))
+        return script
+
+    yield speak
+    for task in tasks:
+        task.cancel()

@@ -124,6 +124,8 @@ class House:
             url = await asyncio.to_thread(server.start)
         store = await connect(self.settings, url)
         self._parts.push_async_callback(store.close)
+        if self.settings.redis_url is None:  # whoever is registered there died with the process before us
+            await store.queue.alone()
         return store
 
     async def _start_gateway(self, store: Store, local: LocalLink | None) -> None:

@@ -6,6 +6,7 @@ understands, and refuse what names no server, in one sentence.
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass, field
 from typing import Final
@@ -67,7 +68,7 @@ def parse(url: str) -> StoreUrl:
     scheme, _, rest = url.partition("://")
     if scheme not in SCHEMES or not rest:
         raise ValueError(
-            f"{url!r} is no store URL: use redis://host:6379/0, rediss://…, unix:///path or redis+sentinel://…"
+            f"{_bare(url)!r} is no store URL: use redis://host:6379/0, rediss://…, unix:///path or redis+sentinel://…"
         )
     parts = urlsplit(f"//{rest}")
     userinfo, _, hosts = parts.netloc.rpartition("@")
@@ -80,7 +81,7 @@ def parse(url: str) -> StoreUrl:
     path = parts.path.strip("/").split("/")
     service = path.pop(0) if sentinel else None
     if sentinel and not service:
-        raise ValueError(f"{url!r} names no Sentinel service: use redis+sentinel://host:26379/service/0")
+        raise ValueError(f"{_bare(url)!r} names no Sentinel service: use redis+sentinel://host:26379/service/0")
     return StoreUrl(
         nodes=tuple(_node(host, SENTINEL_PORT if sentinel else DEFAULT_PORT, url) for host in hosts.split(",")),
         service=service,
@@ -95,6 +96,11 @@ def parse(url: str) -> StoreUrl:
     )
 
 
+def _bare(url: str) -> str:
+    """The URL as a message may show it."""
+    return re.sub(r"^((?:[^/]*//)?)[^@]*@", r"\1…@", url)
+
+
 def _node(text: str, port: int, url: str) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     return parts.hostname or "localhost", _number(parts.netloc.rpartition("]")[2].partition(":")[2] or str(port), url)
@@ -102,5 +108,5 @@ def _node(text: str, port: int, url: str) -> tuple[str, int]:
 
 def _number(text: str, url: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"{url!r} is no store URL: {text!r} should be a number")
+        raise ValueError(f"{_bare(url)!r} is no store URL: {text!r} should be a number")
     return int(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import subprocess
 from typing import TYPE_CHECKING
@@ -65,6 +66,14 @@ class TestUrl:
     def test_what_is_none(self, url: str) -> None:
         with pytest.raises(ValueError, match=r"is no store URL|names no Sentinel service"):
             parse(url)
+
+    @pytest.mark.parametrize(
+        "url", ["http://u:geheim@h", "u:geheim@h", "redis://u:geheim@h:port", "redis+sentinel://u:geheim@h"]
+    )
+    def test_no_secret_is_complained_of(self, url: str) -> None:
+        with pytest.raises(ValueError, match="…@h") as refused:
+            parse(url)
+        assert "geheim" not in str(refused.value)
 
     def test_no_secret_is_shown(self) -> None:
         for url in ("redis://u:geheim@h/1", "unix://u:geheim@/s", "redis+sentinel://u:geheim@h/svc"):
@@ -149,12 +158,19 @@ class TestConnect:
                     await locator(unknown)()
 
 
+def free_port() -> int:
+    """A port nobody uses; low enough that a Cluster's bus, 10000 above, has one too."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 @contextlib.contextmanager
 def running(folder: Path, *options: str, conf: Path | None = None) -> Iterator[int]:
     """A server on a TCP port of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(find_binary()), *([str(conf)] if conf else []), "--port", str(port), "--bind", "127.0.0.1"]
     saving = [] if conf else ["--save", ""]
     process = subprocess.Popen([*command, "--dir", str(folder), "--logfile", str(folder / "log"), *saving, *options])

@@ -36,8 +36,14 @@ async def test_a_fourth_lane_is_served_beside_an_endless_stream_of_the_first(oll
         await wait_until(lambda: len(fake.loads) == 1)
         stranger = await here.submit("d")
         await stranger.ended(20)
+        await wait_until(lambda: _left(here, "a:latest"))  # its turn counts from there
         feeding = False
     assert (await here.final(stranger)).state is State.DONE
+
+
+async def _left(here, lane):
+    survey = await here.queue.survey(Slot.DRAIN)
+    return any(entry.left_at.get("gpu") for entry in survey.lanes if entry.lane == lane)
 
 
 async def test_a_swap_unloads_the_idle_victim_before_it_loads(ollama, floor):
@@ -141,16 +147,23 @@ async def test_a_refused_preload_is_nobodys_answer_and_three_hold_the_lane(ollam
 
 async def test_never_a_second_lane_while_the_first_has_calls_in_flight(ollama, floor):
     fake = await ollama(["a", "b"], max_loaded=1)
-    here = await floor(gpu=fake)
+    here = await floor(gpu=fake, due_after="high=10ms", swap_budget="0.9")
     gate = fake.gate(model="a")
     first = await here.submit("a")
     await gate.reached()
+    more = await here.submit("a")
     second = await here.submit("b")
-    await wait_until(lambda: here.worker.targets["gpu"].wakes[Slot.DRAIN].is_set() is False)
+    target = here.worker.targets["gpu"]
+    await wait_until(lambda: target.next == {"lane": "b:latest", "reason": "due"})  # its turn has come, a must go
+    await wait_until(lambda: _status(here, lambda s: s.next == {"lane": "b:latest", "reason": "due"}))
     assert all(seen.model != "b" for seen in fake.requests)
+    assert target.loader.current is None
     gate.open()
     await first.ended()
     await second.ended()
+    await more.ended()
+    jobs = [await here.final(caller) for caller in (first, second, more)]
+    assert jobs[1].finished_at <= jobs[2].finished_at  # the chosen victim claimed nothing more
 
 
 async def test_embeddings_pass_beside_the_drain(ollama, floor):

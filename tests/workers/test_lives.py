@@ -26,7 +26,7 @@ async def test_a_down_target_keeps_its_jobs_without_using_an_attempt_and_serves_
     status = await wait_until(lambda: _down(here))
     assert "cannot be reached" in status.error
     job = await here.job(caller)
-    assert (job.state, job.attempt) == (State.QUEUED, 1)
+    assert (job.state, job.attempt, job.seq) == (State.QUEUED, 1, 3)  # claimed once, back once, and never since
     await fake.start()
     await caller.ended()
     job = await here.final(caller)

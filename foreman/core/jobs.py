@@ -126,3 +126,13 @@ class Job:
     """`{"code", "message", "retryable"}` when it failed."""
     usage: dict[str, int] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+    state_webhook_url: str | None = None
+    webhook_events: frozenset[State] = frozenset(State)
+    """The states its webhook is told of."""
+    metadata: dict[str, Any] | None = None
+    """The caller's own object, echoed."""
+    not_before: float | None = None
+    """When it may start; until then it stands in no lane."""
+    retry_of: str | None = None
+    """The job that this one repeats."""
+    idempotency_key: str | None = None

@@ -51,6 +51,20 @@ class NewJob:
     """The few request headers that go upstream (such as anthropic-version)."""
     unload: bool = False
     """A wish to unload the lane's model; carried in the side slot."""
+    state_webhook_url: str | None = None
+    webhook_events: tuple[State, ...] = ()
+    """The states its webhook is told of; empty: all."""
+    metadata: str | None = None
+    """The caller's own object, JSON text, at most 4 KiB."""
+    not_before: float | None = None
+    """When it may start, seconds since the epoch; until then it stands in no lane. In the past: now."""
+    idempotency_key: str | None = None
+    """The caller's key; told apart by surface and caller."""
+    fingerprint: str = ""
+    """What tells one request under an idempotency key from another: a digest of the body as it came."""
+    retry_of: str | None = None
+    own_fields: str | None = None
+    """Foreman's own fields as they stood in the body (protocols.envelope), so that the request can be shown as it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,8 @@ class Submitted:
     """1 for the next to start, counted over all lanes of its slot by due."""
     queued: int
     """Jobs queued in the drain, this one included."""
+    known: bool = False
+    """Its idempotency key was known: `job_id` is the job that was submitted first."""
 
 
 @dataclass(frozen=True, slots=True)

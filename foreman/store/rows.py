@@ -58,6 +58,12 @@ def new_job_fields(new: NewJob) -> list[str]:
         "digest": new.digest or "",
         "options": json.dumps(new.options) if new.options else "",
         "headers": json.dumps(new.headers) if new.headers else "",
+        "state_webhook_url": new.state_webhook_url or "",
+        "webhook_events": " ".join(new.webhook_events) if new.state_webhook_url else "",
+        "metadata": new.metadata or "",
+        "retry_of": new.retry_of or "",
+        "idempotency_key": new.idempotency_key or "",
+        "own_fields": new.own_fields or "",
     }
     return [text for field, value in row.items() if value for text in (field, value)]
 
@@ -92,6 +98,12 @@ def job(job_id: str, row: dict[str, str]) -> Job:
         error=json.loads(row["error"]) if row.get("error") else None,
         usage=_json(row, "usage"),
         timings=_json(row, "timings"),
+        state_webhook_url=row.get("state_webhook_url"),
+        webhook_events=frozenset(map(State, row.get("webhook_events", "").split())) or frozenset(State),
+        metadata=json.loads(row["metadata"]) if "metadata" in row else None,
+        not_before=_moment(row, "not_before"),
+        retry_of=row.get("retry_of"),
+        idempotency_key=row.get("idempotency_key"),
     )
 
 

@@ -29,17 +29,25 @@ HERE = Path(__file__).parent
 MODES = ("one", "apart")
 
 
+EARLY = {"headers_after": "100ms", "heartbeat": "100ms", "json_headers_after": "100ms"}
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODES)
 async def pair(request, tmp_path_factory):
+    """A model server, and a foreman with its default patience in front of it."""
     async with (
         FakeOllama(models=["alpha", "beta", "embedder"]) as fake,
-        rig(
-            *(tmp_path_factory.mktemp("clients"), f"main={fake.url}", request.param),
-            models=3,
-            headers_after="100ms",
-            heartbeat="100ms",
-            json_headers_after="100ms",
-        ) as house,
+        rig(tmp_path_factory.mktemp("clients"), f"main={fake.url}", request.param, models=3) as house,
+    ):
+        yield fake, house
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODES)
+async def early(request, tmp_path_factory):
+    """The same with heartbeats that begin soon, for callers that are made to wait."""
+    async with (
+        FakeOllama(models=["alpha", "beta", "embedder"]) as fake,
+        rig(tmp_path_factory.mktemp("early"), f"main={fake.url}", request.param, models=3, **EARLY) as house,
     ):
         yield fake, house
 
@@ -153,8 +161,8 @@ WAITING = {
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_answers_after_three_heartbeats_in_the_queue(pair: tuple[FakeOllama, House], client: str) -> None:
-    fake, house = pair
+async def test_answers_after_three_heartbeats_in_the_queue(early: tuple[FakeOllama, House], client: str) -> None:
+    fake, house = early
     run, _ = CLIENTS[client]
     waiting = WAITING[client.split("-", maxsplit=1)[0]]
     direct = settled(await run(fake.url, waiting))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -14,15 +16,19 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
+from foreman.core.jobs import Slot
 from foreman.store import embedded
 from foreman.store.client import connect, redis_client
 from foreman.store.embedded import EmbeddedServer, find_binary
-from foreman.store.errors import StoreRefusedError
+from foreman.store.errors import StoreRefusedError, StoreUnavailableError
+from tests.conftest import StoreSettings
 from tests.store.ground import new_job
 from tests.store.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from foreman.store.records import NewJob
 
 GUARDS = ["signal", "pipe"] if sys.platform == "linux" else ["pipe"]
 OTHER = """
@@ -87,8 +93,6 @@ async def test_it_starts_private_durable_and_stops(server: EmbeddedServer, tmp_p
 
 
 async def test_killed_it_is_started_again_with_its_data(server: EmbeddedServer, pool: str) -> None:
-    from tests.conftest import StoreSettings
-
     store = await connect(StoreSettings(pool), server.start())
     new = new_job()
     await store.queue.submit(new)
@@ -102,6 +106,35 @@ async def test_killed_it_is_started_again_with_its_data(server: EmbeddedServer, 
     assert job.model == new.model
     assert server_pid(server.url) != first
     await store.close()
+
+
+async def test_what_was_acknowledged_survives_a_kill_in_the_middle(tmp_path: Path, pool: str) -> None:
+    """Also with `everysec`: the append-only file is written before the reply leaves; only power loss costs a second."""
+    server = EmbeddedServer(tmp_path, "everysec")
+    store = await connect(StoreSettings(pool), server.start())
+    jobs = [new_job(slot=Slot.SIDE) for _ in range(600)]
+    acknowledged: list[str] = []
+
+    async def submit(new: NewJob) -> None:
+        with contextlib.suppress(StoreUnavailableError):
+            await store.queue.submit(new)
+            acknowledged.append(new.id)
+            if len(acknowledged) == 200:
+                assert server.pid is not None
+                os.kill(server.pid, signal.SIGKILL)
+
+    try:
+        for first in range(0, len(jobs), 50):
+            await asyncio.gather(*(submit(new) for new in jobs[first : first + 50]))
+        assert server.restarts == 1
+        assert 200 <= len(acknowledged) <= 600
+        found = await asyncio.gather(*(store.queue.get(job_id) for job_id in acknowledged))
+        assert None not in found
+        again = await asyncio.gather(*(store.queue.submit(new) for new in jobs))  # whoever doubts may send again
+        assert len(again) == (await store.queue.counts()).queued == 600
+    finally:
+        await store.close()
+        server.stop()
 
 
 def test_a_second_owner_is_refused_in_one_sentence(server: EmbeddedServer, tmp_path: Path) -> None:

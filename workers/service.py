@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -80,6 +81,9 @@ class Worker:
         self._tasks = Tasks("worker")
         self._inbox: Inbox[Order] | None = None
         self._stopping = False
+        self._wanted = settings.target_list
+        self._retargeted = asyncio.Event()
+        self._leaving: set[str] = set()
         self._new_id = UlidFactory(lambda: time.time_ns() // 1_000_000, secrets.randbits)
         self._policy = Policy(swap_budget=settings.swap_budget)
 
@@ -93,6 +97,11 @@ class Worker:
         self._tasks.spawn(self._every(RECOVER, self._recover), "recover")
         self._tasks.spawn(self._every(GATEWAYS, self._find_gateways), "gateways")
         log.info("worker.started", worker=self.id, targets=[target.name for target in self._settings.target_list])
+
+    def retarget(self, targets: tuple[TargetSettings, ...]) -> None:
+        """From now on these are the targets: new ones join, the others finish what runs there and leave."""
+        self._wanted = targets
+        self._retargeted.set()
 
     async def stop(self, grace: float) -> None:
         """Claim nothing more, let what runs end within `grace` seconds, give the rest back, and leave."""
@@ -139,8 +148,7 @@ class Worker:
         keeper.start()
         try:
             async with asyncio.TaskGroup() as group:
-                children = [group.create_task(self._own(target)) for target in self._settings.target_list]
-                children.append(group.create_task(self._take_orders()))
+                children = [group.create_task(self._keep_targets()), group.create_task(self._take_orders())]
                 await lost.wait()
                 for target in self.targets.values():
                     target.drop()
@@ -148,6 +156,35 @@ class Worker:
                     child.cancel()
         finally:
             await asyncio.to_thread(keeper.stop)
+
+    async def _keep_targets(self) -> None:
+        """An owner for each target that is wanted; one that is no longer wanted finishes and leaves."""
+        owners: dict[TargetSettings, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._retargeted.clear()
+                for settings in [settings for settings in owners if settings not in self._wanted]:
+                    group.create_task(self._let_go(settings, owners.pop(settings)))
+                for settings in self._wanted:
+                    if settings not in owners and settings.name not in self._leaving:
+                        owners[settings] = group.create_task(self._own(settings))
+                await self._retargeted.wait()
+
+    async def _let_go(self, settings: TargetSettings, owner: asyncio.Task[None]) -> None:
+        """What runs ends, what waits is left to others, and the target leaves the pool's list."""
+        self._leaving.add(settings.name)
+        target = self.targets.get(settings.name)
+        if target is not None:
+            target.stopping = True
+            await target.idle.wait()
+            await target.settled()
+        owner.cancel()
+        await asyncio.wait([owner])
+        if target is not None:
+            await insist(partial(self._queue.release, target.own))
+            log.info("target.left", target=settings.name, worker=self.id)
+        self._leaving.discard(settings.name)
+        self._retargeted.set()
 
     async def _own(self, settings: TargetSettings) -> None:
         """Own a target as soon as nobody else does, serve it while it is ours, and stand by again."""
@@ -164,6 +201,10 @@ class Worker:
                 await self._serve(settings, own)
             except* FencedError:
                 log.warning("target.fenced", target=settings.name, worker=self.id, epoch=own.epoch)
+            except* Exception:  # a fault of ours: its jobs go back, and the target gets a fresh start
+                log.exception("target.broke", target=settings.name, worker=self.id)
+                await insist(partial(self._queue.release, own))
+                await asyncio.sleep(STAND_BY)
 
     async def _serve(self, settings: TargetSettings, own: Ownership) -> None:
         """Run everything that a target needs. Raises FencedError (in a group) when it is another worker's."""

@@ -11,6 +11,7 @@ import pytest
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import State
+from foreman.settings import load
 from tests.workers.conftest import wait_until
 from workers.service import Worker
 
@@ -124,6 +125,58 @@ async def test_a_worker_whose_lease_is_lost_drops_everything_and_begins_anew(oll
     assert job.state is State.DONE
     assert job.worker == here.worker.id != old
     assert caller.calls.count("started") == 2
+
+
+async def test_targets_join_and_leave_while_it_works(ollama, floor):
+    first, second = await ollama(["a"]), await ollama(["a"])
+    here = await floor(first=first)
+    gate = first.gate(after=1)
+    running = await here.submit("a")
+    await gate.reached()
+    joined = load(targets=f"second={second.url}", redis_url=here.settings.redis_url).target_list
+    here.worker.retarget(joined)
+    await here.up("second")
+    waiting = await (await here.submit("a")).ended()
+    assert (await here.final(waiting)).target == "second"
+    assert not running.over.is_set()
+    gate.open()
+    await running.ended()
+    assert (await here.final(running)).state is State.DONE
+    await wait_until(lambda: _gone(here, "first"))
+    here.worker.retarget(load(targets=f"second={first.url}", redis_url=here.settings.redis_url).target_list)
+    await wait_until(lambda: _at(here, "second", first.url))  # the same name, another server
+    assert (await here.final(await (await here.submit("a")).ended())).state is State.DONE
+
+
+async def _gone(here, name):
+    return await here.status(name) is None
+
+
+async def _at(here, name, url):
+    status = await here.status(name)
+    return status is not None and status.url == url and status.state == "up"
+
+
+async def test_a_fault_of_ours_costs_a_target_a_fresh_start_and_no_job(ollama, floor, monkeypatch):
+    from foreman.core import scheduler
+
+    fake = await ollama(["a"])
+    here = await floor(gpu=fake)
+    await (await here.submit("a")).ended()
+    choose = scheduler.choose
+    broken = []
+
+    def breaks(*args):
+        if not broken:
+            broken.append(True)
+            raise RuntimeError("a bug")
+        return choose(*args)
+
+    monkeypatch.setattr(scheduler, "choose", breaks)
+    callers = [await here.submit("a", options={"num_ctx": size}) for size in (1, 2)]
+    for caller in callers:
+        assert (await here.final(await caller.ended())).state is State.DONE
+    assert broken
 
 
 async def test_a_store_that_is_away_kills_nothing(ollama, floor, monkeypatch):

@@ -350,12 +350,13 @@ def test_a_long_text_full_of_brackets_is_translated_whole() -> None:
 def test_nesting_is_translated_whole_or_refused() -> None:
     """How deep Python's own JSON writer goes depends on its version; past it there is a sentence, never a crash."""
     body = b'{"model":"m","format":' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}"
+    refused = ""
+    translated = b""
     try:
-        translated = translate_request("/api/chat", body)
+        translated = translate_request("/api/chat", body).body
     except Failure as failure:
-        assert "nests too deep" in failure.message
-    else:
-        assert translated.body.count(b'{"a":') == 5000
+        refused = failure.message
+    assert "nests too deep" in refused or translated.count(b'{"a":') == 5000
 
 
 _json = st.recursive(

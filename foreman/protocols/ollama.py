@@ -7,6 +7,7 @@ middleware/openai.go, middleware/anthropic.go). What I don't look at, the target
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -162,6 +163,8 @@ def _runner_options(got: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, bool) is not boolean or not isinstance(value, int | float):
             kind = "boolean" if boolean else "integer"
             raise Failure(Code.BAD_REQUEST, f'option "{name}" must be of type {kind}', status=500)
+        if not math.isfinite(value):  # of more digits than a source keeps: gostruct has not seen how it was written
+            raise Failure(Code.BAD_REQUEST, "json: cannot unmarshal number into Go value of type float64")
     if "shift" in got:
         found["shift"] = got["shift"]
     return found

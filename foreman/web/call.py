@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from foreman.web.waiting import Waiting
 
 log = structlog.get_logger(__name__)
+
+_NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+"""A number as everybody writes it; Python's float() would take `1_0` and other scripts' digits too."""
 
 LONGEST: Final = 10 * 365 * 86_400.0
 """Seconds that stand for any later deadline: what clocks and scripts can still reckon with."""
@@ -228,10 +232,7 @@ def deadline(text: str | None) -> float | None:
     """The seconds of an X-Foreman-Deadline header. Raises Failure(BAD_REQUEST) unless finite and positive."""
     if text is None:
         return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
+    seconds = float(text) if _NUMBER.fullmatch(text.strip()) else math.nan
     if not (math.isfinite(seconds) and seconds > 0):
         raise Failure(Code.BAD_REQUEST, f"X-Foreman-Deadline is {text[:40]!r}: use a positive number of seconds")
     return min(seconds, LONGEST)

@@ -109,7 +109,7 @@ class Cutter:
 
     def ending(self) -> Ending:
         """See `Cutting`."""
-        if self.head.status >= 400:
+        if self.head.status >= 300:  # a redirect is not followed, and no answer
             return ending.refused(self.head.status, self._last)
         return ending.ending(self._endpoint, self.head.framing, self._previous, self._last)
 

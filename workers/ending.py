@@ -41,7 +41,7 @@ class Ending:
 
 
 def refused(status: int, body: bytes) -> Ending:
-    """The target answered with a status ≥ 400, and the caller got that answer as it was."""
+    """The target answered, but not with a 2xx, and the caller got that answer as it was."""
     words = openai.message_in(body)
     said = f": {words[:_WORDS]}" if words else ""
     return Ending(Failure(Code.UPSTREAM_ERROR, f"the target answered {status}{said}", status=status), told=True)

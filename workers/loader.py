@@ -165,6 +165,16 @@ class Loader:
             log.warning("target.unload_slow", lane=held.lane, waited_s=_UNLOAD_WAIT)
         self._residency.unloaded(held.lane)
 
+    async def _make_room(self, victim: Held) -> None:
+        """Unload; a server that makes no sense of that is left to evict by itself. Raises Fault when it is down."""
+        try:
+            await self.unload(victim)
+        except Fault as fault:
+            if fault.kind is Kind.REFUSED:
+                raise
+            log.warning("target.unload_failed", lane=victim.lane, error=fault.message)
+            self._residency.unloaded(victim.lane)
+
     def _ended(self, load: Load) -> None:
         if self.current is load:
             self.current = None
@@ -185,7 +195,7 @@ class Loader:
         if order.victim is not None:
             twin = order.victim.identity == self._residency.identity(order.model, order.digest)
             if self._residency.must_unload and not twin:
-                await self.unload(order.victim)
+                await self._make_room(order.victim)
         status = await self._preload(order)
         load.seconds = loop.time() - begun
         if status >= 400:

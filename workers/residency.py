@@ -71,7 +71,7 @@ class Residency:
         self._held: dict[str, Held] = {}
         self._loads: dict[str, float] = {}
         self._known: dict[str, str] = {}
-        """Identity → the lane as which it was held before this worker came (a former owner's word)."""
+        """Identity → the lane as which it was held before it was out of sight; good for one look."""
 
     # -- what a choice reads
 
@@ -166,7 +166,8 @@ class Residency:
         self._held.pop(lane, None)
 
     def forget(self) -> None:
-        """The target was away: what it held is unknown until the next look."""
+        """The target is away: what it holds is unknown until the next look, which may find it as it was."""
+        self._known = {held.identity: held.lane for held in self._held.values()}
         self._held.clear()
 
     def idle(self, queued: Collection[str], running: Collection[str], now: float) -> None:

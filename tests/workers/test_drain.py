@@ -281,3 +281,47 @@ async def test_the_running_list_is_published(ollama, floor):
     fake.clear()
     await caller.ended()
     await wait_until(lambda: _status(here, lambda s: not s.running))
+
+
+async def test_the_embedding_model_is_loaded_at_start(ollama, floor):
+    fake = await ollama(["a", "embedder"])
+    here = await floor(gpu=fake, embed_model="embedder", keep_alive="20m")
+    await wait_until(lambda: _status(here, lambda s: [entry["name"] for entry in s.ps] == ["embedder:latest"]))
+    assert json.loads(fake.requests_to("/api/embed")[0].body) == {"model": "embedder", "keep_alive": "20m"}
+    assert (await here.status("gpu")).resident == []
+
+
+async def test_a_model_that_comes_by_management_is_known_at_once(ollama, floor):
+    fake = await ollama(["a"])
+    here = await floor(gpu=fake)
+    body = json.dumps({"source": "a", "destination": "z"}).encode()
+    await (await here.submit("a", endpoint="/api/copy", slot=Slot.SIDE, stream=False, body=body)).ended()
+    await wait_until(lambda: _status(here, lambda s: "z:latest" in {entry["name"] for entry in s.tags}), timeout=5)
+
+
+async def test_a_probe_that_is_asked_for_comes_at_once(ollama, floor):
+    fake = await ollama(["a"])
+    here = await floor(gpu=fake)
+    await _call(fake, "/api/copy", {"source": "a", "destination": "z"})
+    await here.queue.ask_probe(["gpu"])
+    await wait_until(lambda: _status(here, lambda s: "z:latest" in {entry["name"] for entry in s.tags}), timeout=10)
+
+
+async def test_a_redirect_is_passed_on_and_no_answer(floor, ollama):
+    from tests.upstream.test_client import read_request, server
+
+    async def script(reader, writer):
+        head, _ = await read_request(reader)
+        known = {b"/api/tags": b'{"models":[{"name":"a:latest","digest":"d"}]}', b"/api/ps": b'{"models":[]}'}
+        body = known.get(head.split(b" ")[1], b"{}")
+        status = b"307 Temporary Redirect\r\nLocation: /elsewhere" if b"/api/chat" in head else b"200 OK"
+        writer.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
+        await writer.drain()
+
+    async with server(script) as url:
+        here = await floor(targets=f"gpu={url}")
+        await here.up("gpu")
+        caller = await (await here.submit("a")).ended()
+        job = await here.final(caller)
+        await here.worker.stop(0)
+    assert (caller.heads[0].status, job.state, job.error["code"]) == (307, State.FAILED, "upstream_error")

@@ -63,6 +63,14 @@ def test_what_a_former_owner_published_names_the_lanes(here):
     assert (lanes(here), here.load_seconds("d2?num_ctx=99")) == (["d2?num_ctx=99"], 3.0)
 
 
+def test_what_was_held_before_the_target_was_away_is_found_again(here):
+    here.loaded("d1?num_ctx=9", "a", None, now=1, seconds=1)
+    here.forget()
+    assert lanes(here) == []
+    here.observe(ps("d1"), now=2, asked_at=2)
+    assert lanes(here) == ["d1?num_ctx=9"]
+
+
 def test_somebody_elses_eviction_is_noticed_but_not_of_a_busy_lane_nor_of_one_loaded_since(here):
     here.loaded("d1", "a", None, now=1, seconds=1)
     here.loaded("d2", "b", None, now=6, seconds=1)

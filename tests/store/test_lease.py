@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,11 +21,10 @@ from foreman.store.lease import LeaseKeeper
 from tests.store.ground import worker
 from tests.store.waiting import wait_until
 
+if TYPE_CHECKING:
+    from redis import Redis
+
 FAST = {"interval": 0.02}
-
-
-def lease_until(workers: dict[str, float]) -> float:
-    return workers.get("wk-1", 0.0)
 
 
 async def until(store: Store, url: str) -> float | None:
@@ -45,19 +45,32 @@ async def test_it_renews_while_the_loop_is_busy(store: Store, valkey: str, pool:
     assert after - before > 200
 
 
-async def test_a_lost_lease_is_told_once_on_the_loop_until_it_is_renewed(store: Store, valkey: str, pool: str) -> None:
+async def test_a_lost_lease_is_told_once_on_the_loop_until_it_is_renewed(
+    store: Store, valkey: str, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await store.queue.enroll(worker())
     told: list[str] = []
     keeper = LeaseKeeper(valkey, pool, "wk-1", lambda: told.append(threading.current_thread().name), **FAST)
+    beats: list[int] = []
+    renew = keeper._renew
+
+    def counted(client: Redis) -> bool:
+        beats.append(1)
+        return renew(client)
+
+    monkeypatch.setattr(keeper, "_renew", counted)
     keeper.start()
     try:
         await store.queue.retire("wk-1")
         await wait_until(lambda: len(told) == 1)
         assert told == [threading.current_thread().name]
+        beats_then = len(beats)
+        await wait_until(lambda: len(beats) > beats_then + 5)
+        assert len(told) == 1
         await store.queue.enroll(worker())
-        beats = await until(store, valkey)
+        given = await until(store, valkey)
         async with asyncio.timeout(10):
-            while await until(store, valkey) == beats:
+            while await until(store, valkey) == given:
                 pass
         await store.queue.retire("wk-1")
         await wait_until(lambda: len(told) == 2)

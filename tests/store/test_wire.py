@@ -107,6 +107,9 @@ async def test_a_cancelled_command_does_not_shift_the_replies(valkey: str) -> No
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await wire.command("ECHO", "nobody waits for me")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await wire.command("NONSENSE")
         assert await wire.command("ECHO", "mine") == b"mine"
 
 

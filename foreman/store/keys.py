@@ -68,12 +68,29 @@ FACTS: Final = Template(
     "facts", "facts:<slot>:<lane>", "hash", Life.OWNED, "a lane's model, options, counts; a TTL while empty"
 )
 LANES: Final = Template("lanes", "lanes:<slot>", "set", Life.OWNED, "the lanes of a slot that have queued jobs")
+DELAYED: Final = Template(
+    "delayed",
+    "delayed:<slot>",
+    "zset",
+    Life.OWNED,
+    "queued jobs that may not start yet, in no lane; score not_before ms",
+)
 QUEUED: Final = Template("queued", "queued:<slot>", "zset", Life.OWNED, "all queued jobs of a slot; score due ms")
 RUNNING: Final = Template(
     "running", "running:<state>", "zset", Life.OWNED, "jobs in loading or working; score claimed ms"
 )
 ENDED: Final = Template(
-    "ended", "ended:<surface>:<state>", "zset", Life.EXPIRES, "ended jobs; score end ms; trimmed at each end"
+    "ended", "ended:<surface>:<state>", "zset", Life.EXPIRES, "ended jobs; score end ms; trimmed at ends and by recover"
+)
+JOBS: Final = Template(
+    "jobs", "jobs", "zset", Life.OWNED, "all jobs that are kept, by ULID; trimmed with ended; a TTL while none lives"
+)
+IDEMPOTENCY: Final = Template(
+    "idempotency",
+    "idempotency:<digest>",
+    "string",
+    Life.OWNED,
+    "`<job id> <fingerprint>` of a caller's key; goes with its job, at once where that fails or is cancelled",
 )
 DEADLINES: Final = Template(
     "deadlines", "deadlines", "zset", Life.OWNED, "living jobs with a deadline; score deadline ms"
@@ -101,7 +118,7 @@ INBOX: Final = Template(
 LINK_SECRET: Final = Template("link_secret", "link_secret", "string", Life.FOREVER, "what links prove they know, hex")
 
 TEMPLATES: Final = (
-    REQUEST, EVENTS, JOB, LANE, FACTS, LANES, QUEUED, RUNNING, ENDED, DEADLINES, TOTALS, EPOCHS, PULSE,
+    REQUEST, EVENTS, JOB, LANE, FACTS, LANES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, TOTALS, EPOCHS, PULSE,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
     TARGETS, TARGET, STATUS, PROBE, WAKE, INBOX, LINK_SECRET,
 )  # fmt: skip

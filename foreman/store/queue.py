@@ -6,22 +6,21 @@ reply back. I decide nothing: the scripts check state and epoch against the tabl
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import json
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from foreman.core.errors import Code, Failure
-from foreman.core.jobs import RUNNING, TERMINAL, Job, Priority, Slot, State, Surface
+from foreman.core.jobs import Priority, Slot, State
 from foreman.store import rows
 from foreman.store.errors import FencedError
-from foreman.store.keys import ENDED, EVENTS, JOB, QUEUED
-from foreman.store.keys import RUNNING as RUNNING_KEY
+from foreman.store.listing import Listing
 from foreman.store.records import CancelOutcome, Counts, Submitted, Taken
-from foreman.store.roster import LATE, Roster
+from foreman.store.roster import LATE
 
 if TYPE_CHECKING:
-    from foreman.store.records import Claimed, Event, NewJob, Ownership, Survey
+    from foreman.store.records import Claimed, NewJob, Ownership, Survey
 
 SIDE_LIMIT: Final = 10_000
 """Queued jobs of the embedding slot and of the side slot each; FOREMAN_MAX_QUEUE does not count them."""
@@ -31,11 +30,17 @@ _CANCELLED: Final = frozenset({Code.CANCELLED, Code.CALLER_GONE})
 """Wishes that end a job as `cancelled`; all others end it as `failed`."""
 
 
-class Queue(Roster):
+class Queue(Listing):
     """The queue of one pool. All methods raise `StoreUnavailableError` when the store does not answer."""
 
     async def submit(self, new: NewJob) -> Submitted:
-        """Queue a job (state `queued`, event 1, wake-up); the same id again changes nothing. Raises Failure(QUEUE_FULL)."""
+        """Queue a job (state `queued`, event 1, wake-up); the same id again changes nothing.
+
+        Where its idempotency key is known, nothing is queued: the answer names the job that has it.
+
+        Raises:
+            Failure: QUEUE_FULL; BAD_REQUEST (422) for a key that came with another body.
+        """
         reply = await self._script(
             "submit",
             new.id,
@@ -51,12 +56,20 @@ class Queue(Roster):
             "\n".join(new.targets),
             new.target_only or "",
             self._lease_ms,
+            "" if new.not_before is None else rows.ms(new.not_before),
+            _digest(new),
+            new.fingerprint,
             *rows.new_job_fields(new),
         )
         if reply[0] == b"full":
             # Ollama's own words (server/sched.go, ErrMaxQueue)
             message = "server busy, please try again.  maximum pending requests exceeded"
             raise Failure(Code.QUEUE_FULL, message, retry_after=float(reply[1]))
+        if reply[0] == b"known":
+            return Submitted(reply[1].decode(), 0, 0, known=True)
+        if reply[0] == b"other":
+            message = f"Idempotency-Key was sent with another body for job {reply[1].decode()}: use a new key"
+            raise Failure(Code.BAD_REQUEST, message, status=422)
         return Submitted(new.id, int(reply[0]), int(reply[1]))
 
     def _room(self, new: NewJob) -> int:
@@ -148,61 +161,9 @@ class Queue(Roster):
         reply = await self._moving("cancel", job_id, failure.code.value, to.value, _error(failure))
         return CancelOutcome(reply.decode())
 
-    async def get(self, job_id: str) -> Job | None:
-        """A job's record, or None where it is unknown or its time is over."""
-        if ":" in job_id:
-            return None
-        flat = await self._connection.command("HGETALL", self.keys.of(JOB, job_id))
-        return rows.job(job_id, rows.table(flat)) if flat else None
-
-    async def events(self, job_id: str) -> list[Event]:
-        """A job's transitions, oldest first; none where it is unknown or its time is over."""
-        if ":" in job_id:
-            return []
-        return [
-            rows.event(entry)
-            for entry in await self._connection.command("XRANGE", self.keys.of(EVENTS, job_id), "-", "+")
-        ]
-
-    async def position(self, job_id: str) -> int | None:
-        """1 for the next to start among the queued of its slot by due; None when it isn't queued."""
-        reply = await self._script("position", job_id)
-        return None if reply is None else int(reply)
-
     async def counts(self) -> Counts:
         """Jobs by state, at one moment."""
         return Counts(*(int(number) for number in await self._script("counts")))
-
-    async def running(self) -> list[Job]:
-        """All jobs in loading or working, those claimed first coming first."""
-        ids: list[bytes] = []
-        for state in sorted(RUNNING):
-            ids += await self._connection.command("ZRANGE", self.keys.of(RUNNING_KEY, state.value), 0, -1)
-        jobs = [job for job in await self._jobs(ids) if job.state in RUNNING]
-        return sorted(jobs, key=lambda job: job.claimed_at or 0.0)
-
-    async def recent(self, states: frozenset[State], limit: int) -> list[Job]:
-        """The newest jobs in these states (queued by due; ended ones by their end)."""
-        last = max(0, limit - 1)
-        jobs: list[Job] = []
-        if State.QUEUED in states:
-            for slot in Slot:
-                key = self.keys.of(QUEUED, slot.value)
-                jobs += await self._jobs(await self._connection.command("ZRANGE", key, 0, last))
-            jobs.sort(key=lambda job: job.due)
-        if states & RUNNING:
-            jobs += await self.running()
-        ended: list[Job] = []
-        for state in sorted(states & TERMINAL):
-            for surface in Surface:
-                key = self.keys.of(ENDED, surface.value, state.value)
-                ended += await self._jobs(await self._connection.command("ZRANGE", key, 0, last, "REV"))
-        jobs += sorted(ended, key=lambda job: job.finished_at or 0.0, reverse=True)
-        return [job for job in jobs if job.state in states][:limit]
-
-    async def _jobs(self, ids: list[bytes]) -> list[Job]:
-        found = await asyncio.gather(*(self.get(job_id.decode()) for job_id in ids))
-        return [job for job in found if job is not None]
 
     async def ping(self) -> float:
         """Round trip in seconds."""
@@ -220,6 +181,14 @@ class Queue(Roster):
             "used_memory_bytes": int(info.get("used_memory", "0")),
             "clients": int(info.get("connected_clients", "0")),
         }
+
+
+def _digest(new: NewJob) -> str:
+    """A caller's key as the store knows it: told apart by surface and by token, of bounded length."""
+    if new.idempotency_key is None:
+        return ""
+    parts = (new.surface.value, new.caller or "", new.idempotency_key)
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _error(failure: Failure | None) -> str:

@@ -73,7 +73,7 @@ class Submitted:
 
     job_id: str
     position: int
-    """1 for the next to start, counted over all lanes of its slot by due."""
+    """1 for the next to start, counted over all lanes of its slot by due; 0 where it waits for `not_before`."""
     queued: int
     """Jobs queued in the drain, this one included."""
     known: bool = False
@@ -123,6 +123,38 @@ class Claimed:
     digest: str | None
     unload: bool
     now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A job's request as the store keeps it."""
+
+    body: bytes
+    """As it goes upstream."""
+    own_fields: str | None
+    """What protocols.envelope took out of it."""
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which jobs a list shall have; None or empty: any."""
+
+    states: frozenset[State] = frozenset()
+    model: str | None = None
+    """The canonical name."""
+    endpoint: str | None = None
+    surface: Surface | None = None
+    caller: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A piece of the list of jobs."""
+
+    jobs: tuple[Job, ...]
+    next: str | None
+    """The id below which the list goes on; None at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +269,8 @@ class Notice:
     state: State
     epoch: int
     error: dict[str, Any] | None
+    watched: bool = False
+    """Somebody at the gateway waits for this end by `watch`; no caller's answer hangs on it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,6 +220,7 @@ def notice(text: bytes) -> Notice:
         state=State(message["state"]),
         epoch=message["epoch"],
         error=json.loads(message["error"]) if message["error"] else None,
+        watched=message.get("watched", False),
     )
 
 

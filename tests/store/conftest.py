@@ -75,6 +75,9 @@ async def _may_live(ground: Ground, template: k.Template, key: str) -> bool:
     if template is k.IDEMPOTENCY:
         job_id = (await look.get(key)).partition(" ")[0]
         return await look.hget(ground.key(k.JOB, job_id), "state") in {"queued", "loading", "working"}
+    if template is k.JOBS:
+        counts = await ground.queue.counts()
+        return counts.queued + counts.loading + counts.working > 0
     if template is k.FACTS:
         lane = ground.key(k.LANE, rest[1], rest[2])
         return bool(await look.exists(lane)) or await look.hget(key, "paused") == "1"

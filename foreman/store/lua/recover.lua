@@ -1,6 +1,6 @@
 -- Bring back what the dead left; everybody runs me each half second, any number at once. At most BATCH jobs of a kind.
 -- 1. expired workers  2. running jobs without a living worker; wishes to cancel that were not heard  3. dead gateways
--- 4. jobs past their deadline
+-- 4. jobs past their deadline  5. jobs whose `not_before` has come  6. what is kept no longer leaves the lists
 -- KEYS[1] the pool's prefix
 -- ARGV    1–5 rules  6 lease ms  7–9 error JSON of a lost worker, a caller that is gone, a missed deadline
 -- returns the ids of the jobs that were moved
@@ -50,5 +50,21 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', k_deadlines(), '-inf', now, 'LIM
     wish(j, now, 'deadline_exceeded', 'failed', late)
   end
   redis.call('ZREM', k_deadlines(), id)
+end
+
+for _, slot in ipairs({'drain', 'embed', 'side'}) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', k_delayed(slot), '-inf', now, 'LIMIT', 0, BATCH)) do
+    local j = job_read(id)
+    redis.call('ZREM', k_delayed(slot), id)
+    if j and j.state == 'queued' then
+      lane_put(id, slot, j.lane, j.priority, j.due)
+      wake(j.targets, j.target_only, slot)
+    end
+  end
+end
+
+for _, state in ipairs({'done', 'failed', 'cancelled'}) do
+  forget(k_ended('sync', state), now - SYNC_MS)
+  forget(k_ended('async', state), now - ASYNC_MS)
 end
 return moved

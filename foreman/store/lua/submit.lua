@@ -1,18 +1,26 @@
--- Queue a job: record, event 1, lane, wake-up. Sending it again changes nothing.
+-- Queue a job: record, event 1, lane, wake-up. Sending it again changes nothing. Before `not_before` it stands in no lane.
 -- KEYS[1] the pool's prefix
 -- ARGV    1 id  2 slot  3 lane  4 class 0..2  5 longest wait ms  6 deadline ms from now or ''  7 expected run ms
 --         8 limit of queued jobs for this class  9 request  10 gateway or ''  11 targets joined by newline, '' all
---         12 target asked for or ''  13 lease ms  14… further fields of the record, flat
--- returns {position, queued}, or {'full', seconds until a place may be free}
+--         12 target asked for or ''  13 lease ms  14 not before ms or ''  15 digest of its idempotency key or ''
+--         16 fingerprint of its body  17… further fields of the record, flat
+-- returns {position, queued}, {'full', seconds until a place may be free}, or of the job that has the key already
+--         {'known', id}, {'other', id} where that came with another body
 -- include: clock, message, lane
 local id, slot, lane, priority, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[9]
 local max_wait, deadline_in, service, limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local gateway, targets, only, lease = ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13])
+local not_before, idempotency, fingerprint = tonumber(ARGV[14]), ARGV[15], ARGV[16]
 local now = clock()
-local queued = redis.call('ZCARD', k_queued(slot))
+local begins = math.max(now, not_before or now)
+local queued = redis.call('ZCARD', k_queued(slot)) + redis.call('ZCARD', k_delayed(slot))
 
 if redis.call('EXISTS', k_job(id)) == 1 then
   return {(redis.call('ZRANK', k_queued(slot), id) or 0) + 1, queued}
+end
+if idempotency ~= '' then
+  local first, came_with = string.match(redis.call('GET', k_idempotency(idempotency)) or '', '^(%S+) (.*)$')
+  if first and redis.call('EXISTS', k_job(first)) == 1 then return {came_with == fingerprint and 'known' or 'other', first} end
 end
 if queued >= limit then
   local ended = 0
@@ -24,18 +32,29 @@ if queued >= limit then
   return {'full', ended == 0 and 60 or math.min(300, math.ceil((queued - limit + 1) * 60 / ended))}
 end
 
-local due, deadline = now + max_wait, nil
+local due, deadline = begins + max_wait, nil
 if deadline_in then
-  deadline = now + deadline_in
-  due = math.min(due, math.max(now, deadline - service))
+  deadline = begins + deadline_in
+  due = math.min(due, math.max(begins, deadline - service))
   redis.call('ZADD', k_deadlines(), deadline, id)
 end
 redis.call('HSET', k_job(id), 'state', 'queued', 'epoch', 0, 'seq', 1, 'attempt', 1, 'created_at', now, 'due', due,
-  'slot', slot, 'lane', lane, 'priority', priority, unpack(ARGV, 14))
+  'slot', slot, 'lane', lane, 'priority', priority, unpack(ARGV, 17))
+redis.call('ZADD', k_jobs(), 0, id)
+redis.call('PERSIST', k_jobs())
 if deadline then redis.call('HSET', k_job(id), 'deadline', deadline) end
+if not_before then redis.call('HSET', k_job(id), 'not_before', not_before) end
+if idempotency ~= '' then
+  redis.call('HSET', k_job(id), 'idempotency', idempotency)
+  redis.call('SET', k_idempotency(idempotency), id .. ' ' .. fingerprint)
+end
 redis.call('SET', k_request(id), request)
 redis.call('XADD', k_events(id), '1-0', 'state', 'queued', 'previous_state', '', 'time', now, 'worker', '', 'reason',
   'submitted', 'attempt', 1)
+if begins > now then
+  redis.call('ZADD', k_delayed(slot), begins, id)
+  return {0, queued + 1}
+end
 lane_put(id, slot, lane, priority, due)
 if gateway ~= '' then
   redis.call('ZADD', k_gateways(), 'NX', now + lease, gateway)

@@ -3,16 +3,19 @@
 -- but submit, claim and transition, which call `record` too: no state without its event.
 local EVENTS = 200
 local SYNC_ENDED = 10000
+local LISTS_MS = 345600000 -- 4 days after the last end, should nobody be there to trim
 
 local function job_read(id)
   local v = redis.call('HMGET', k_job(id), 'state', 'epoch', 'seq', 'attempt', 'surface', 'lane', 'slot', 'priority', 'due',
-    'gateway', 'worker', 'target', 'targets', 'target_only', 'lost', 'cancel_reason', 'cancel_to', 'cancel_error', 'started_at', 'deadline')
+    'gateway', 'worker', 'target', 'targets', 'target_only', 'lost', 'cancel_reason', 'cancel_to', 'cancel_error', 'started_at', 'deadline',
+    'idempotency', 'watchers')
   if not v[1] then return nil end
   return {
     id = id, state = v[1], epoch = tonumber(v[2]), seq = tonumber(v[3]), attempt = tonumber(v[4]), surface = v[5],
     lane = v[6], slot = v[7], priority = v[8], due = v[9], gateway = v[10], worker = v[11], target = v[12],
     targets = v[13], target_only = v[14], lost = tonumber(v[15] or '0'), cancel_reason = v[16], cancel_to = v[17],
     cancel_error = v[18], started_at = v[19], deadline = tonumber(v[20] or ''),
+    idempotency = v[21], watchers = v[22],
   }
 end
 
@@ -32,6 +35,33 @@ local function tell_gateway(j)
   end
 end
 
+-- What the gateways are told that wait for the job's end.
+local function tell_watchers(j)
+  for gateway in string.gmatch(j.watchers or '', '[^\n]+') do
+    post('gateway', gateway, {job_id = j.id, state = j.state, epoch = j.epoch, error = '', watched = true})
+  end
+end
+
+-- Out of the lists of what is kept, once its time is over; a job that is kept longer is looked at again a minute later.
+local function forget(ended, before)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', ended, '-inf', '(' .. before, 'LIMIT', 0, 100)) do
+    if redis.call('EXISTS', k_job(id)) == 1 then
+      redis.call('ZADD', ended, before + 60000, id)
+    else
+      redis.call('ZREM', ended, id)
+      redis.call('ZREM', k_jobs(), id)
+    end
+  end
+end
+
+local function anybody_lives()
+  local living = redis.call('ZCARD', k_running('loading')) + redis.call('ZCARD', k_running('working'))
+  for _, slot in ipairs({'drain', 'embed', 'side'}) do
+    living = living + redis.call('ZCARD', k_queued(slot)) + redis.call('ZCARD', k_delayed(slot))
+  end
+  return living > 0
+end
+
 local function leave_worker(j)
   redis.call('ZREM', k_running(j.state), j.id)
   if j.worker then redis.call('SREM', k_worker_jobs(j.worker), j.id) end
@@ -40,7 +70,11 @@ end
 -- To done, failed or cancelled: out of every list, counted, kept for its time and not a moment longer; of sync jobs the
 -- last SYNC_ENDED of each end, so that callers who come and go can't fill the store.
 local function finish(j, to, now, reason, err, more)
-  if j.state == 'queued' then lane_take(j.id, j.slot, j.lane, j.priority) else leave_worker(j) end
+  if j.state ~= 'queued' then
+    leave_worker(j)
+  elseif redis.call('ZREM', k_delayed(j.slot), j.id) == 0 then
+    lane_take(j.id, j.slot, j.lane, j.priority)
+  end
   more = more or {}
   more[#more + 1] = 'finished_at'
   more[#more + 1] = now
@@ -62,14 +96,20 @@ local function finish(j, to, now, reason, err, more)
   end
   redis.call('PEXPIREAT', k_job(j.id), now + keep)
   redis.call('PEXPIREAT', k_events(j.id), now + keep)
+  if j.idempotency then -- free for another try, unless there is an answer
+    redis.call('PEXPIREAT', k_idempotency(j.idempotency), to == 'done' and now + keep or now)
+  end
   local ended = k_ended(j.surface, to)
   redis.call('ZADD', ended, now, j.id)
-  redis.call('ZREMRANGEBYSCORE', ended, '-inf', now - keep)
-  redis.call('PEXPIRE', ended, keep)
+  forget(ended, now - keep)
+  redis.call('PEXPIRE', ended, keep + LISTS_MS)
+  if not anybody_lives() then redis.call('PEXPIRE', k_jobs(), math.max(SYNC_MS, ASYNC_MS) + LISTS_MS) end
   if j.surface == 'sync' and redis.call('ZCARD', ended) > SYNC_ENDED then
     local oldest = redis.call('ZPOPMIN', ended)[1]
     redis.call('DEL', k_job(oldest), k_events(oldest))
+    redis.call('ZREM', k_jobs(), oldest)
   end
+  tell_watchers(j)
 end
 
 -- From loading or working into the lane again, at its old due: before everything of its class that came later.

@@ -64,8 +64,8 @@ async def collect(call: Any, *, stream: bool) -> dict[str, Any]:
     try:
         answer = await call
         items = [plain(item) async for item in answer] if stream else [plain(answer)]
-    except (ollama.ResponseError, openai.APIStatusError) as error:
-        return {"error": {"message": str(error), "status": error.status_code}}
+    except (ollama.ResponseError, openai.APIError) as error:
+        return {"error": {"message": str(error), "status": getattr(error, "status_code", None)}}
     return {"items": items}
 
 
@@ -188,6 +188,22 @@ def beats(wire: bytes) -> int:
         + body.count(b": loading")
         + body.count(b": working")
     )
+
+
+@pytest.mark.parametrize("kind", ["error-line", "reset-mid", "clean-end"])
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_an_error_after_the_first_byte_reaches_the_program(
+    pair: tuple[FakeOllama, House], client: str, kind: str
+) -> None:
+    """Also where the model server's own end would have passed for a whole answer."""
+    fake, house = pair
+    run, cases = CLIENTS[client]
+    names = [name for name in ("chat-stream", "generate-stream", "completion-stream") if name in cases]
+    for name in names:
+        fake.fault(kind, after=2)
+        answer = (await run(house.url, {name: cases[name]}))[name]
+        assert "error" in answer, (name, answer)
+        assert answer["error"]["message"]
 
 
 async def test_curl_shows_tokens_as_they_come(pair: tuple[FakeOllama, House]) -> None:

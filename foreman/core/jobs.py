@@ -105,6 +105,8 @@ class Job:
     """The number of the job's last event: 1, 2, 3 … without gaps."""
     created_at: float
     due: float
+    changed_at: float = 0.0
+    """When it came into its state."""
     deadline: float | None = None
     """When it must be finished; None for never."""
     started_at: float | None = None
@@ -116,6 +118,8 @@ class Job:
     """The gateway whose caller waits; None for the async surface."""
     worker: str | None = None
     target: str | None = None
+    targets: tuple[str, ...] = ()
+    """The targets that had its model when it came; empty: any."""
     target_only: str | None = None
     """The target its caller asked for (`X-Foreman-Target`), or None."""
     caller: str | None = None

@@ -38,7 +38,7 @@ if deadline_in then
   due = math.min(due, math.max(begins, deadline - service))
   redis.call('ZADD', k_deadlines(), deadline, id)
 end
-redis.call('HSET', k_job(id), 'state', 'queued', 'epoch', 0, 'seq', 1, 'attempt', 1, 'created_at', now, 'due', due,
+redis.call('HSET', k_job(id), 'state', 'queued', 'epoch', 0, 'seq', 1, 'attempt', 1, 'created_at', now, 'changed_at', now, 'due', due,
   'slot', slot, 'lane', lane, 'priority', priority, unpack(ARGV, 17))
 redis.call('ZADD', k_jobs(), 0, id)
 redis.call('PERSIST', k_jobs())

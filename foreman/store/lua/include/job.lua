@@ -22,7 +22,7 @@ end
 -- The state and its event, in one step. more: further fields, flat.
 local function record(j, to, now, reason, more)
   j.seq = j.seq + 1
-  redis.call('HSET', k_job(j.id), 'state', to, 'previous_state', j.state, 'seq', j.seq, unpack(more))
+  redis.call('HSET', k_job(j.id), 'state', to, 'previous_state', j.state, 'seq', j.seq, 'changed_at', now, unpack(more))
   redis.call('XADD', k_events(j.id), 'MAXLEN', EVENTS, j.seq .. '-0', 'state', to, 'previous_state', j.state, 'time', now,
     'worker', j.worker or '', 'reason', reason, 'attempt', j.attempt)
   j.state = to

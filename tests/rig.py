@@ -112,9 +112,10 @@ async def rig(folder: Path, targets: str, mode: str = "one", models: int = 1, **
         else:
             from foreman.store.embedded import EmbeddedServer
 
-            server = EmbeddedServer(folder / "store")
-            house.env["FOREMAN_REDIS_URL"] = await asyncio.to_thread(server.start)
-            stack.callback(server.stop)
+            if "redis_url" not in settings:
+                server = EmbeddedServer(folder / "store")
+                house.env["FOREMAN_REDIS_URL"] = await asyncio.to_thread(server.start)
+                stack.callback(server.stop)
             stack.push_async_callback(_stop_all, house)
             for role in ROLES:
                 await house.spawn(role, "--role", role)

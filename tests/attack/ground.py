@@ -192,8 +192,7 @@ async def site(
     """Start foreman in front of `fake`, which is started here too."""
     pool = f"attack-{os.getpid()}-{next(_pools)}"
     models = int(settings.pop("models", "1"))
-    if mode == "one":
-        settings["redis_url"] = valkey
+    settings["redis_url"] = valkey
     async with fake, rig(folder, targets or f"main={fake.url}", mode, models, pool=pool, **settings) as house:
         made = Site(house, fake, house.env["FOREMAN_REDIS_URL"], pool)
         try:

@@ -60,7 +60,7 @@ class Gate:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let a request in, or answer it."""
-        origin = request.headers.get(hdrs.ORIGIN)
+        origin = request.headers.get(hdrs.ORIGIN) or None  # an empty one is none, as gin-contrib/cors has it
         host = request.headers.get(hdrs.HOST)
         if host is None and request.version >= HttpVersion11:
             return plain(400, NO_HOST, close=True)

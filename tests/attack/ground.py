@@ -189,11 +189,15 @@ class Site:
 async def site(
     folder: Path, valkey: str, fake: FakeOllama, mode: str = "one", targets: str | None = None, **settings: str
 ) -> AsyncIterator[Site]:
-    """Start foreman in front of `fake`, which is started here too."""
+    """Start foreman in front of `fake`, which is started here too unless `targets` names those to stand before."""
     pool = f"attack-{os.getpid()}-{next(_pools)}"
     models = int(settings.pop("models", "1"))
     settings["redis_url"] = valkey
-    async with fake, rig(folder, targets or f"main={fake.url}", mode, models, pool=pool, **settings) as house:
+    async with contextlib.AsyncExitStack() as stack:
+        if targets is None:
+            await stack.enter_async_context(fake)
+            targets = f"main={fake.url}"
+        house = await stack.enter_async_context(rig(folder, targets, mode, models, pool=pool, **settings))
         made = Site(house, fake, house.env["FOREMAN_REDIS_URL"], pool)
         try:
             yield made

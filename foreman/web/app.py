@@ -27,12 +27,16 @@ from foreman.web.auth import Gatekeeper
 from foreman.web.call import Calls
 from foreman.web.connection import CallerConnection
 from foreman.web.dashboard.page import PATH
+from foreman.web.ends import Ends
 from foreman.web.intake import Intake
 from foreman.web.inventory import Inventory
+from foreman.web.jobs_api import JobsAPI
 from foreman.web.middleware import Gate, tidy_headers
 from foreman.web.ollama_api import OllamaAPI
 from foreman.web.openai_api import OpenAIAPI
 from foreman.web.ops_api import OpsAPI, sign_in_page
+from foreman.web.outlook import Outlooks
+from foreman.web.submission import Submission
 from foreman.web.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -77,6 +81,7 @@ class Gateway:
         self.inventory = Inventory(store.queue)
         self.waiting = Waiting(store.queue, self.inventory, self._tasks, down_wait=settings.down_wait)
         self.calls = Calls(settings, store.queue, gateway_id, self.inventory, self.waiting, self._new_id, self._tasks)
+        self.ends = Ends(store.queue, gateway_id)
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
 
@@ -99,6 +104,7 @@ class Gateway:
     async def stop(self, grace: float) -> None:
         """Take no more calls, let those in progress end within `grace` seconds, then leave."""
         self.calls.leaving = True
+        self.ends.leave()
         log.info("gateway.leaving", callers=len(self.waiting.calls), grace=grace)
         if not await self.waiting.empty(grace):
             for call in list(self.waiting.calls.values()):
@@ -128,6 +134,9 @@ class Gateway:
         intake = Intake(self.settings, self.inventory)
         OllamaAPI(self.calls, intake).add_routes(app.router)
         OpenAIAPI(self.calls, intake).add_routes(app.router)
+        outlooks = Outlooks(self._store.queue, self.inventory, self.waiting)
+        submission = Submission(self.settings, self._store.queue, self.calls, intake, outlooks, self._new_id)
+        JobsAPI(self._store.queue, submission, outlooks, self.ends).add_routes(app.router)
         findings = tuple(finding.message for finding in self._store.findings)
         OpsAPI(self._store.queue, self.inventory, self.calls, keeper, findings).add_routes(app.router)
         return app
@@ -203,7 +212,7 @@ class Gateway:
                     missed = False
                 notice = await inbox.receive()
                 if notice is not None:
-                    self.waiting.notice(notice)
+                    (self.ends if notice.watched else self.waiting).notice(notice)
             except StoreUnavailableError:
                 missed = True
                 await asyncio.sleep(RECOVER)

@@ -33,7 +33,7 @@ async def read_body(request: web.Request, limit: int, *, silence: float = SILENC
     announced = request.content_length
     if announced is not None and announced > limit:
         raise too_large(limit)
-    await _continue(request)
+    await send_continue(request)
     pieces: list[bytes] = []
     size = 0
     content = request.content
@@ -68,7 +68,8 @@ async def expect_later(request: web.Request) -> None:
     """The routes' answer to `Expect`: none yet. The 100 goes out when somebody reads the body, as Go's server does."""
 
 
-async def _continue(request: web.Request) -> None:
+async def send_continue(request: web.Request) -> None:
+    """Tell a caller that waits for it to send its body."""
     if request.version >= HttpVersion11 and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # an interim answer is no answer yet

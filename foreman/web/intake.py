@@ -6,7 +6,7 @@ words of that path; I submit nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from foreman.core import lanes
@@ -32,7 +32,7 @@ EMBEDDINGS: Final = frozenset({"/api/embed", "/api/embeddings", "/v1/embeddings"
 _OLLAMA_ONLY: Final = frozenset({"/api/embed", "/api/embeddings", "/api/show"})
 """Paths that an `openai` target has no answer to."""
 _WRAPPED: Final = frozenset({"/api/chat", "/api/generate"})
-_PASSED: Final = ("anthropic-version", "anthropic-beta")
+PASSED: Final = ("anthropic-version", "anthropic-beta")
 """The only request headers that go upstream."""
 _NAME_LIMIT: Final = 512
 NO_LANE: Final = "none"
@@ -56,8 +56,20 @@ class Intake:
         body = await read_body(request, self.settings.max_body)
         await self.inventory.fresh()
         seen = peek(path, body, self.inventory.foreign)
+        ticket = await self.ticket(path, body, seen, self._picked(request))
+        return replace(
+            ticket,
+            headers={name: value for name in PASSED if (value := request.headers.get(name)) is not None},
+            wrap=seen.stream and path in _WRAPPED and wants_events(request),
+        )
+
+    async def ticket(self, path: str, body: bytes, seen: Peek, only: TargetStatus | None = None) -> Ticket:
+        """The ticket of a body that was peeked into, on whatever surface it came; `only`: the target asked for.
+
+        Raises:
+            Failure: nobody has the model; the store does not answer.
+        """
         found = await self._find(path, seen.model)
-        only = self._picked(request)
         targets = () if found is None else tuple(target.name for target in found.targets)
         if only is not None and targets and only.name not in targets:
             raise Failure(Code.MODEL_NOT_FOUND, f"{not_found_message(path, seen.model)} on target {only.name!r}")
@@ -76,8 +88,6 @@ class Intake:
             digest=digest,
             options=seen.options,
             unload=seen.is_unload,
-            headers={name: value for name in _PASSED if (value := request.headers.get(name)) is not None},
-            wrap=seen.stream and path in _WRAPPED and wants_events(request),
         )
 
     async def management(self, request: web.Request) -> Ticket:

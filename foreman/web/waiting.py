@@ -97,6 +97,11 @@ class Waiting:
         """A run of this gateway's took so long: what eta reckons with."""
         self._run += _WEIGHT * (seconds - self._run)
 
+    @property
+    def run_seconds(self) -> float:
+        """How long a run lasts, on the running mean."""
+        return self._run
+
     # ------------------------------------------------------------------ what the store says
 
     def notice(self, notice: Notice) -> None:

@@ -127,6 +127,7 @@ class Puppet:
                     if claimed is not None:
                         run = Run(self, claimed)
                         job = claimed.job
-                        run.outlet = await self.local.open(job.gateway, job.id, job.epoch, run, window=1 << 20)
+                        if job.gateway is not None:
+                            run.outlet = await self.local.open(job.gateway, job.id, job.epoch, run, window=1 << 20)
                         return run
                 await asyncio.sleep(0.005)

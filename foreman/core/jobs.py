@@ -84,6 +84,18 @@ class Slot(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Artifact:
+    """A named result of a job, as its record tells of it; the bytes are in the store (store.answers)."""
+
+    name: str
+    content_type: str
+    size: int
+    """Bytes."""
+    sha256: str
+    """Hex, of the bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job's record as the store holds it. Times are seconds since the epoch, UTC."""
 
@@ -130,6 +142,8 @@ class Job:
     """`{"code", "message", "retryable"}` when it failed."""
     usage: dict[str, int] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+    artifacts: tuple[Artifact, ...] = ()
+    """What is kept of its answer."""
     state_webhook_url: str | None = None
     webhook_events: frozenset[State] = frozenset(State)
     """The states its webhook is told of."""

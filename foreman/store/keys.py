@@ -61,6 +61,9 @@ REQUEST: Final = Template("request", "job:<id>:request", "string", Life.OWNED, "
 EVENTS: Final = Template(
     "events", "job:<id>:events", "stream", Life.OWNED, "its transitions; entry <seq>-0 is event seq"
 )
+ARTIFACT: Final = Template(
+    "artifact", "job:<id>:artifact:<name>", "string", Life.EXPIRES, "the bytes of a result of an ended job"
+)
 LANE: Final = Template(
     "lane", "lane:<slot>:<lane>", "zset", Life.OWNED, "queued jobs of a lane; score due ms, ties by ULID"
 )
@@ -118,7 +121,7 @@ INBOX: Final = Template(
 LINK_SECRET: Final = Template("link_secret", "link_secret", "string", Life.FOREVER, "what links prove they know, hex")
 
 TEMPLATES: Final = (
-    REQUEST, EVENTS, JOB, LANE, FACTS, LANES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, TOTALS, EPOCHS, PULSE,
+    REQUEST, EVENTS, ARTIFACT, JOB, LANE, FACTS, LANES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, TOTALS, EPOCHS, PULSE,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
     TARGETS, TARGET, STATUS, PROBE, WAKE, INBOX, LINK_SECRET,
 )  # fmt: skip

@@ -20,6 +20,7 @@ from foreman.store.records import CancelOutcome, Counts, Submitted, Taken
 from foreman.store.roster import LATE
 
 if TYPE_CHECKING:
+    from foreman.store.answers import Answer
     from foreman.store.records import Claimed, NewJob, Ownership, Survey
 
 SIDE_LIMIT: Final = 10_000
@@ -119,8 +120,11 @@ class Queue(Listing):
         usage: dict[str, int] | None = None,
         timings: dict[str, float] | None = None,
         notify: bool = True,
+        answer: Answer | None = None,
     ) -> bool:
         """Move a job; False when the state or the epoch forbids it (nothing changed).
+
+        `answer`: what is kept of a job that is `done`, in the same step.
 
         `epoch=None`: only while it is queued. `notify`: tell the job's gateway through its inbox; False where the link
         tells it anyway. Into `queued` leads only `hand_back`, out of it into a run only `claim`.
@@ -135,6 +139,8 @@ class Queue(Listing):
             json.dumps(usage) if usage else "",
             json.dumps(timings) if timings else "",
             int(notify),
+            "" if answer is None else answer.record,
+            b"" if answer is None else answer.body,
         )
         return bool(reply)
 

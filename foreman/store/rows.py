@@ -10,7 +10,7 @@ import json
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from foreman.core.jobs import Job, Priority, Slot, State, Surface
+from foreman.core.jobs import Artifact, Job, Priority, Slot, State, Surface
 from foreman.store.records import (
     Claimed,
     Event,
@@ -100,6 +100,7 @@ def job(job_id: str, row: dict[str, str]) -> Job:
         error=json.loads(row["error"]) if row.get("error") else None,
         usage=_json(row, "usage"),
         timings=_json(row, "timings"),
+        artifacts=tuple(Artifact(*fields) for fields in json.loads(row.get("artifacts", "[]"))),
         state_webhook_url=row.get("state_webhook_url"),
         webhook_events=frozenset(map(State, row.get("webhook_events", "").split())) or frozenset(State),
         metadata=json.loads(row["metadata"]) if "metadata" in row else None,

@@ -2,10 +2,11 @@
 -- KEYS[1] the pool's prefix
 -- ARGV    1–5 rules  6 id  7 epoch, or '' for a job that is queued  8 to  9 reason  10 error JSON or ''
 --         11 usage JSON or ''  12 timings JSON or ''  13 '1' to tell the gateway
+--         14 of a job that is done: what is kept of its answer, JSON list of its one artifact, or ''  15 its bytes
 -- returns 1, or 0 when the table, the epoch or the state forbids it (nothing changed)
 -- include: rules, clock, job
-local id, epoch, to, reason, err, usage, timings, notify =
-  ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13]
+local id, epoch, to, reason, err, usage, timings, notify, artifacts, answer =
+  ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15]
 local j = job_read(id)
 
 if not j or not legal(j.state, to) then return 0 end
@@ -25,6 +26,11 @@ end
 if timings ~= '' then
   more[#more + 1] = 'timings'
   more[#more + 1] = timings
+end
+if to == 'done' and artifacts ~= '' then
+  more[#more + 1] = 'artifacts'
+  more[#more + 1] = artifacts
+  j.answer = answer
 end
 if ends then
   finish(j, to, now, reason, err, more)

@@ -96,6 +96,7 @@ local function finish(j, to, now, reason, err, more)
   end
   redis.call('PEXPIREAT', k_job(j.id), now + keep)
   redis.call('PEXPIREAT', k_events(j.id), now + keep)
+  if j.answer then redis.call('SET', k_artifact(j.id, 'completion'), j.answer, 'PXAT', now + keep) end
   if j.idempotency then -- free for another try, unless there is an answer
     redis.call('PEXPIREAT', k_idempotency(j.idempotency), to == 'done' and now + keep or now)
   end
@@ -106,7 +107,7 @@ local function finish(j, to, now, reason, err, more)
   if not anybody_lives() then redis.call('PEXPIRE', k_jobs(), math.max(SYNC_MS, ASYNC_MS) + LISTS_MS) end
   if j.surface == 'sync' and redis.call('ZCARD', ended) > SYNC_ENDED then
     local oldest = redis.call('ZPOPMIN', ended)[1]
-    redis.call('DEL', k_job(oldest), k_events(oldest))
+    redis.call('DEL', k_job(oldest), k_events(oldest), k_artifact(oldest, 'completion'))
     redis.call('ZREM', k_jobs(), oldest)
   end
   tell_watchers(j)

@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from foreman.store import checks, inbox
 from foreman.store.answers import Answers
+from foreman.store.deliveries import Deliveries
 from foreman.store.errors import StoreRefusedError, StoreUnavailableError
 from foreman.store.queue import Queue
 from foreman.store.roster import Limits
@@ -78,6 +79,7 @@ class Store:
         self._new_connection = new_connection
         self._inboxes: list[Inbox[Any]] = []
         self.queue = Queue(connection, pool, limits)
+        self.deliveries = Deliveries(connection, pool)
         self.answers = Answers(connection, self.queue.keys)
         self.findings = findings
         """What connect() saw that should be put right: for `doctor` and `/healthz`."""

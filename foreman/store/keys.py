@@ -98,6 +98,24 @@ IDEMPOTENCY: Final = Template(
 DEADLINES: Final = Template(
     "deadlines", "deadlines", "zset", Life.OWNED, "living jobs with a deadline; score deadline ms"
 )
+DELIVERY: Final = Template(
+    "delivery", "delivery:<id>", "hash", Life.OWNED, "a webhook event on its way; a TTL from its end on"
+)
+DELIVERY_BODY: Final = Template(
+    "delivery_body", "delivery:<id>:body", "string", Life.OWNED, "the bytes of all its attempts, until it ends"
+)
+OUTBOX: Final = Template("outbox", "outbox:<id>", "zset", Life.OWNED, "a job's open deliveries; score seq")
+DELIVERIES: Final = Template(
+    "deliveries", "deliveries", "zset", Life.OWNED, "deliveries that something shall happen to; score when, ms"
+)
+ATTEMPTS: Final = Template("attempts", "attempts:<id>", "stream", Life.EXPIRES, "a job's webhook log, kept 7 days")
+RECEIVER: Final = Template("receiver", "receiver:<url>", "hash", Life.EXPIRES, "failures in a row at a URL")
+BUSY: Final = Template("busy", "busy:<url>", "zset", Life.EXPIRES, "attempts under way at a URL; score lease until ms")
+WAITING: Final = Template(
+    "waiting", "waiting:<url>", "zset", Life.EXPIRES, "deliveries that wait for a place at a URL; score since ms"
+)
+ARQ: Final = Template("arq", "arq", "zset", Life.OWNED, "arq's queue; score when to run, ms")
+ARQ_HEALTH: Final = Template("arq_health", "arq:health", "string", Life.EXPIRES, "the background worker's sign of life")
 TOTALS: Final = Template("totals", "totals", "hash", Life.FOREVER, "jobs ended since the pool began, by state")
 EPOCHS: Final = Template("epochs", "epochs", "string", Life.FOREVER, "the last target epoch given out")
 PULSE: Final = Template("pulse", "pulse", "string", Life.FOREVER, "when somebody last renewed or recovered, ms")
@@ -122,6 +140,7 @@ LINK_SECRET: Final = Template("link_secret", "link_secret", "string", Life.FOREV
 
 TEMPLATES: Final = (
     REQUEST, EVENTS, ARTIFACT, JOB, LANE, FACTS, LANES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, TOTALS, EPOCHS, PULSE,
+    DELIVERY_BODY, DELIVERY, OUTBOX, DELIVERIES, ATTEMPTS, RECEIVER, BUSY, WAITING, ARQ_HEALTH, ARQ,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
     TARGETS, TARGET, STATUS, PROBE, WAKE, INBOX, LINK_SECRET,
 )  # fmt: skip

@@ -6,7 +6,7 @@
 --         16 fingerprint of its body  17… further fields of the record, flat
 -- returns {position, queued}, {'full', seconds until a place may be free}, or of the job that has the key already
 --         {'known', id}, {'other', id} where that came with another body
--- include: clock, message, lane
+-- include: clock, message, lane, outbox
 local id, slot, lane, priority, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[9]
 local max_wait, deadline_in, service, limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local gateway, targets, only, lease = ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13])
@@ -51,6 +51,7 @@ end
 redis.call('SET', k_request(id), request)
 redis.call('XADD', k_events(id), '1-0', 'state', 'queued', 'previous_state', '', 'time', now, 'worker', '', 'reason',
   'submitted', 'attempt', 1)
+tell(id, 1, 'queued', now)
 if begins > now then
   redis.call('ZADD', k_delayed(slot), begins, id)
   return {0, queued + 1}

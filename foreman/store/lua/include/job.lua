@@ -1,4 +1,4 @@
--- include: message, lane
+-- include: message, lane, outbox
 -- A job's record, and the two ways out of a state: `finish` to an end, `back` into the lane. Nothing else writes `state`
 -- but submit, claim and transition, which call `record` too: no state without its event.
 local EVENTS = 200
@@ -25,6 +25,7 @@ local function record(j, to, now, reason, more)
   redis.call('HSET', k_job(j.id), 'state', to, 'previous_state', j.state, 'seq', j.seq, 'changed_at', now, unpack(more))
   redis.call('XADD', k_events(j.id), 'MAXLEN', EVENTS, j.seq .. '-0', 'state', to, 'previous_state', j.state, 'time', now,
     'worker', j.worker or '', 'reason', reason, 'attempt', j.attempt)
+  tell(j.id, j.seq, to, now)
   j.state = to
 end
 

@@ -1,0 +1,283 @@
+"""Deliveries in the store: written with the transition, one at a time, in order, never lost; arq's own wire format."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from arq.jobs import deserialize_job_raw
+
+from foreman.core.jobs import State, Surface
+from foreman.store import keys as k
+from foreman.store.deliveries import After, Outcome, Pace, Redelivered
+
+if TYPE_CHECKING:
+    from tests.store.ground import Ground
+
+URL = "https://example.com/hook"
+PACE = Pace(schedule=(0.0, 5.0, 30.0), lease=60.0, broken_after=4)
+
+
+async def job(ground: Ground, url: str = URL, **more) -> str:
+    return await ground.submit(surface=Surface.ASYNC, gateway=None, state_webhook_url=url, **more)
+
+
+async def run(ground: Ground, job_id: str, to: State = State.DONE) -> None:
+    claimed = await ground.claim(await ground.owner())
+    assert claimed.job.id == job_id
+    assert await ground.queue.transition(job_id, claimed.job.epoch, to, reason="test")
+
+
+async def sent(ground: Ground) -> list[tuple[str, int]]:
+    """(delivery, ticket) of the arq jobs, in order of their moments."""
+    ids = await ground.look.zrange(ground.key(k.ARQ), 0, -1)
+    found = []
+    for one in ids:
+        raw = await ground.look.get(f"arq:job:{one}")
+        if raw:
+            found.append(tuple(json.loads(raw)["a"]))
+    return found
+
+
+async def begin(ground: Ground, delivery: str, ticket: int, pace: Pace = PACE):
+    return await ground.store.deliveries.begin(delivery, ticket, pace)
+
+
+async def settle(ground: Ground, attempt, outcome: Outcome, delay: float | None = 5.0, **more) -> After:
+    return await ground.store.deliveries.settle(attempt, outcome, PACE, delay=delay, took=0.01, **more)
+
+
+async def newest(ground: Ground, delivery: str) -> int:
+    return int(await ground.look.hget(ground.key(k.DELIVERY, delivery), "ticket"))
+
+
+async def again(ground: Ground, delivery: str, pace: Pace = PACE):
+    """The next attempt, as if its moment had come."""
+    return await begin(ground, delivery, await newest(ground, delivery), pace)
+
+
+async def log(ground: Ground, job_id: str) -> list[tuple[int, int, str | None]]:
+    return [(line.seq, line.attempt, line.error) for line in await ground.store.deliveries.log(job_id)]
+
+
+async def test_the_wire_format_of_arq(ground: Ground) -> None:
+    """Golden: arq 0.28 reads what the transition script writes, byte for byte as arq would write it itself."""
+    job_id = await job(ground)
+    [name] = await ground.look.zrange(ground.key(k.ARQ), 0, -1)
+    assert name == f"{ground.key(k.ARQ)}:evt_{job_id}_1:1"
+    at = await ground.look.zscore(ground.key(k.ARQ), name)
+    raw = await ground.look.get(f"arq:job:{name}")
+    assert raw == f'{{"t":null,"f":"deliver","a":["evt_{job_id}_1",1],"k":{{}},"et":{int(at)}}}'
+    function, args, kwargs, tries, enqueued = deserialize_job_raw(raw.encode(), deserializer=json.loads)
+    assert (function, list(args), kwargs, tries, enqueued) == ("deliver", [f"evt_{job_id}_1", 1], {}, None, int(at))
+    assert 0 < await ground.look.pttl(f"arq:job:{name}") <= 86_400_000
+
+
+async def test_each_transition_is_recorded_with_what_the_job_was_then(ground: Ground) -> None:
+    job_id = await job(ground, metadata='{"a": 1}')
+    await run(ground, job_id)
+    assert await ground.store.deliveries.open(job_id) == [f"evt_{job_id}_{seq}" for seq in (1, 2, 3)]
+    assert await sent(ground) == [(f"evt_{job_id}_1", 1)], "only the head of the lane is tried"
+    seen = []
+    for seq in (1, 2, 3):
+        attempt = await again(ground, f"evt_{job_id}_{seq}")
+        assert attempt is not None
+        seen.append((attempt.job.seq, attempt.job.state, attempt.job.previous_state, attempt.number, attempt.body))
+        assert attempt.job.metadata == {"a": 1}
+        assert await settle(ground, attempt, Outcome.DELIVERED, status=200) is After.DELIVERED
+    assert seen == [
+        (1, State.QUEUED, None, 1, None),
+        (2, State.WORKING, State.QUEUED, 1, None),
+        (3, State.DONE, State.WORKING, 1, None),
+    ]
+    assert await ground.store.deliveries.open(job_id) == []
+    assert [line.status for line in await ground.store.deliveries.log(job_id)] == [200, 200, 200]
+
+
+async def test_a_job_without_url_has_none_and_one_with_few_events_those(ground: Ground) -> None:
+    silent = await ground.submit(lane="lane-b")
+    picky = await job(ground, webhook_events=(State.DONE, State.FAILED))
+    await run(ground, picky)
+    assert await ground.store.deliveries.open(silent) == []
+    assert await ground.store.deliveries.open(picky) == [f"evt_{picky}_3"]
+
+
+async def test_a_ticket_is_good_for_one_attempt(ground: Ground) -> None:
+    job_id = await job(ground)
+    evt = f"evt_{job_id}_1"
+    first = await begin(ground, evt, 1)
+    assert first is not None
+    assert await begin(ground, evt, 1) is None, "its attempt is under way"
+    assert await settle(ground, first, Outcome.FAILED) is After.AGAIN
+    assert await settle(ground, first, Outcome.DELIVERED) is After.STALE
+    assert await begin(ground, evt, 1) is None, "an old ticket"
+    second = await begin(ground, evt, 2)
+    assert second is not None
+    assert second.number == 2
+
+
+async def test_every_attempt_sends_the_bytes_of_the_first(ground: Ground) -> None:
+    job_id = await job(ground)
+    first = await begin(ground, f"evt_{job_id}_1", 1)
+    assert await ground.store.deliveries.keep_body(first, b"one\xff") == b"one\xff"
+    await settle(ground, first, Outcome.FAILED)
+    assert await ground.store.deliveries.keep_body(first, b"late") is None
+    second = await begin(ground, f"evt_{job_id}_1", 2)
+    assert second.body == b"one\xff"
+    assert await ground.store.deliveries.keep_body(second, b"two") == b"one\xff"
+
+
+async def test_a_failed_one_is_superseded_by_a_newer_one_but_the_end_is_not(ground: Ground) -> None:
+    job_id = await job(ground)
+    attempt = await begin(ground, f"evt_{job_id}_1", 1)
+    assert await settle(ground, attempt, Outcome.FAILED, error="500") is After.AGAIN
+    await run(ground, job_id)  # working supersedes it at once; done waits for working's first attempt
+    assert await log(ground, job_id) == [(1, 1, "500"), (1, 0, "superseded")]
+    attempt = await again(ground, f"evt_{job_id}_2")
+    assert await settle(ground, attempt, Outcome.FAILED, error="500") is After.SUPERSEDED
+    for number in (1, 2):
+        attempt = await again(ground, f"evt_{job_id}_3")
+        assert attempt.number == number
+        assert await settle(ground, attempt, Outcome.FAILED, error="500") is After.AGAIN
+    attempt = await again(ground, f"evt_{job_id}_3")
+    assert await settle(ground, attempt, Outcome.FAILED, delay=None, error="500") is After.EXHAUSTED
+    assert (await log(ground, job_id))[-2:] == [(3, 3, "500"), (3, 0, "exhausted")]
+    assert await ground.store.deliveries.open(job_id) == []
+
+
+async def test_the_newer_one_waits_where_the_receiver_asked_for_rest(ground: Ground) -> None:
+    job_id = await job(ground)
+    attempt = await begin(ground, f"evt_{job_id}_1", 1)
+    await settle(ground, attempt, Outcome.FAILED, delay=50.0, rest=50.0)
+    before = await ground.look.zscore(ground.key(k.DELIVERIES), f"evt_{job_id}_1")
+    await ground.claim(await ground.owner())
+    after = await ground.look.zscore(ground.key(k.DELIVERIES), f"evt_{job_id}_2")
+    assert after == pytest.approx(before, abs=5)
+
+
+async def test_an_attempt_under_way_is_not_superseded(ground: Ground) -> None:
+    job_id = await job(ground)
+    evt = f"evt_{job_id}_1"
+    await settle(ground, await begin(ground, evt, 1), Outcome.FAILED)
+    attempt = await begin(ground, evt, 2)
+    await run(ground, job_id)
+    assert len(await ground.store.deliveries.open(job_id)) == 3
+    assert await settle(ground, attempt, Outcome.DELIVERED) is After.DELIVERED
+    assert (await again(ground, f"evt_{job_id}_2")) is not None
+
+
+async def test_410_ends_the_jobs_deliveries_and_no_other_jobs(ground: Ground) -> None:
+    job_id, other = await job(ground), await job(ground, lane="lane-b")
+    await ground.claim(await ground.owner())
+    assert await settle(ground, await begin(ground, f"evt_{job_id}_1", 1), Outcome.GONE, status=410) is After.GONE
+    assert await ground.store.deliveries.open(job_id) == []
+    assert await log(ground, job_id) == [(1, 1, None), (2, 0, "gone")]
+    assert await ground.queue.transition(job_id, 1, State.DONE, reason="test")
+    assert await ground.store.deliveries.open(job_id) == []
+    assert await ground.store.deliveries.open(other) == [f"evt_{other}_1"]
+
+
+async def test_a_url_gets_a_few_at_once_and_the_rest_in_turn(ground: Ground) -> None:
+    jobs = [await job(ground) for _ in range(6)]
+    elsewhere = await job(ground, url=URL + "/other")
+    attempts = [await begin(ground, f"evt_{one}_1", 1) for one in jobs]
+    assert [attempt is not None for attempt in attempts] == [True] * 4 + [False] * 2
+    assert await begin(ground, f"evt_{elsewhere}_1", 1) is not None
+    await settle(ground, attempts[0], Outcome.FAILED)
+    assert await newest(ground, f"evt_{jobs[4]}_1") == 2, "an end calls the one that waited longest"
+    assert await newest(ground, f"evt_{jobs[5]}_1") == 1
+    assert await begin(ground, f"evt_{jobs[4]}_1", 2) is not None
+
+
+async def test_a_receiver_that_fails_and_fails_is_spared(ground: Ground) -> None:
+    jobs = [await job(ground) for _ in range(7)]
+    for one in jobs[:4]:
+        attempt = await begin(ground, f"evt_{one}_1", 1)
+        assert not attempt.spared
+        await settle(ground, attempt, Outcome.FAILED)
+    spared = await begin(ground, f"evt_{jobs[4]}_1", 1)
+    assert spared.spared
+    assert await settle(ground, spared, Outcome.FAILED, error="spared") is After.AGAIN
+    await ground.look.hset(ground.key(k.RECEIVER, URL), "probe_at", 1)
+    probe = await begin(ground, f"evt_{jobs[5]}_1", 1)
+    assert not probe.spared, "one each gap is let through"
+    assert (await begin(ground, f"evt_{jobs[6]}_1", 1)).spared
+    await settle(ground, probe, Outcome.DELIVERED)
+    assert not (await again(ground, f"evt_{jobs[4]}_1")).spared
+
+
+async def test_the_last_attempt_of_an_end_is_made_even_there(ground: Ground) -> None:
+    job_id = await job(ground, webhook_events=(State.CANCELLED,))
+    await ground.queue.transition(job_id, None, State.CANCELLED, reason="test")
+    evt = f"evt_{job_id}_2"
+    await ground.look.hset(ground.key(k.RECEIVER, URL), mapping={"failures": 99, "probe_at": 9_999_999_999_999})
+    await ground.look.expire(ground.key(k.RECEIVER, URL), 60)
+    for spared in (True, True, False):
+        attempt = await again(ground, evt)
+        assert attempt.spared is spared
+        await settle(ground, attempt, Outcome.FAILED, delay=None if attempt.number == 3 else 5.0)
+
+
+async def test_the_job_stays_until_its_delivery_has_ended(ground: Ground) -> None:
+    job_id = await job(ground)
+    await ground.queue.transition(job_id, None, State.CANCELLED, reason="test")
+    await settle(ground, await begin(ground, f"evt_{job_id}_1", 1), Outcome.DELIVERED)
+    assert await ground.look.ttl(ground.key(k.JOB, job_id)) <= 3600
+    await settle(ground, await again(ground, f"evt_{job_id}_2"), Outcome.FAILED, delay=129_600.0)
+    for template in (k.JOB, k.EVENTS, k.REQUEST):
+        assert await ground.look.ttl(ground.key(template, job_id)) > 129_600
+    assert await ground.look.ttl(ground.key(k.ATTEMPTS, job_id)) > 6 * 86_400
+
+
+async def test_sending_again(ground: Ground) -> None:
+    deliveries = ground.store.deliveries
+    job_id = await job(ground)
+    evt = f"evt_{job_id}_1"
+    assert await deliveries.redeliver(evt) is Redelivered.SENT, "an open one is tried at once"
+    attempt = await again(ground, evt)
+    assert await deliveries.redeliver(evt) is Redelivered.WAITING
+    await settle(ground, attempt, Outcome.DELIVERED)
+    assert await deliveries.redeliver(evt) is Redelivered.SENT
+    for outcome, after in ((Outcome.FAILED, After.EXHAUSTED), (Outcome.DELIVERED, After.DELIVERED)):
+        await deliveries.redeliver(evt)
+        attempt = await again(ground, evt)
+        assert await settle(ground, attempt, outcome) is after
+        assert await deliveries.open(job_id) == []
+    assert await deliveries.redeliver(f"evt_{job_id}_9") is Redelivered.UNKNOWN
+    assert len(await deliveries.log(job_id)) == 3
+
+
+class TestSweep:
+    async def test_what_is_on_its_way_is_left_alone(self, ground: Ground) -> None:
+        job_id = await job(ground)
+        assert await ground.store.deliveries.sweep() == []
+        await begin(ground, f"evt_{job_id}_1", 1)
+        assert await ground.store.deliveries.sweep() == []
+
+    async def test_a_lost_arq_job_is_written_anew(self, ground: Ground) -> None:
+        job_id = await job(ground)
+        await ground.look.delete(f"arq:job:{ground.key(k.ARQ)}:evt_{job_id}_1:1")
+        assert await ground.store.deliveries.sweep() == [f"evt_{job_id}_1"]
+        assert await sent(ground) == [(f"evt_{job_id}_1", 2)]
+        assert await ground.store.deliveries.sweep() == []
+
+    async def test_a_lost_attempt_is_made_anew(self, ground: Ground) -> None:
+        job_id = await job(ground)
+        short = Pace(lease=0.01)
+        lost = await begin(ground, f"evt_{job_id}_1", 1, short)
+        async with asyncio.timeout(10):
+            while not await ground.store.deliveries.sweep():
+                pass
+        assert await settle(ground, lost, Outcome.DELIVERED) is After.STALE
+        made = await begin(ground, f"evt_{job_id}_1", 2)
+        assert made.number == 1
+
+    async def test_a_held_attempt_is_not_lost(self, ground: Ground) -> None:
+        job_id = await job(ground)
+        attempt = await begin(ground, f"evt_{job_id}_1", 1, Pace(lease=5.0))
+        assert await ground.store.deliveries.hold([attempt], 60.0) == {attempt.id}
+        assert await ground.look.zscore(ground.key(k.DELIVERIES), attempt.id) > (attempt.now + 30) * 1000
+        await settle(ground, attempt, Outcome.DELIVERED)
+        assert await ground.store.deliveries.hold([attempt], 60.0) == set()

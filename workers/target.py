@@ -173,8 +173,6 @@ class Target:
         self.slots[claimed.job.id] = slot
         self.idle.clear()
         self.publish_wanted.set()
-        if claimed.job.target_only not in {None, self.name}:  # the lane's head changed between survey and claim
-            run.give_back()
         task = self.tasks.spawn(run.run(), f"run[{claimed.job.id}]")
         self._unsettled.add(task)
         task.add_done_callback(self._unsettled.discard)

@@ -94,6 +94,7 @@ class LaneFacts:
     head_class: Priority
     head_enqueued_at: float
     head_target_only: str | None
+    """The target that all asked for that stand first; None where some of them may run on another."""
     classes: tuple[int, int, int]
     """Queued by class: low, normal, high."""
     left_at: dict[str, float]

@@ -147,8 +147,8 @@ def survey(reply: Sequence[Any]) -> Survey:
 
 
 def _lane(entry: Sequence[bytes]) -> LaneFacts:
-    lane, head_id, due, priority, created = entry[:5]
-    row = table(entry[5:])
+    lane, head_id, due, priority, created, only = entry[:6]
+    row = table(entry[6:])
     return LaneFacts(
         lane=lane.decode(),
         model=row.get("model", ""),
@@ -158,7 +158,7 @@ def _lane(entry: Sequence[bytes]) -> LaneFacts:
         head_due=float(due) / 1000,
         head_class=Priority(int(priority)),
         head_enqueued_at=int(created) / 1000,
-        head_target_only=row.get("target_only") or None,
+        head_target_only=only.decode() or None,
         classes=(int(row.get("n0", "0")), int(row.get("n1", "0")), int(row.get("n2", "0"))),
         left_at={name[8:]: int(value) / 1000 for name, value in row.items() if name.startswith("left_at:")},
         paused=row.get("paused") == "1",

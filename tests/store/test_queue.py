@@ -11,7 +11,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, Slot, State, Surface
 from foreman.store import keys as k
 from foreman.store.errors import FencedError
-from foreman.store.records import CancelOutcome, Counts, Ownership
+from foreman.store.records import CancelOutcome, Counts, Ownership, Survey
 from tests.store.ground import LIMITS, Ground, new_id, new_job
 
 GONE = Failure(Code.CALLER_GONE, "The caller left.")
@@ -129,6 +129,29 @@ class TestSurvey:
         await ground.submit(lane="lane-a@gpu2", target_only="gpu2")
         (lane,) = (await ground.queue.survey(Slot.DRAIN)).lanes
         assert lane.head_target_only == "gpu2"
+
+    async def test_a_lane_goes_on_for_others_behind_a_job_that_asked_for_a_target(self, ground: Ground) -> None:
+        own, other = await ground.owner(), await ground.owner("wk-2", "gpu2")
+        asked = await ground.submit(target_only="gpu1")
+        assert await ground.queue.claim(other, "lane-a", Slot.DRAIN, State.WORKING) is None
+        free = await ground.submit()
+        (lane,) = (await ground.queue.survey(Slot.DRAIN)).lanes
+        assert (lane.head_id, lane.head_target_only) == (asked, None)
+        claimed = await ground.queue.claim(other, "lane-a", Slot.DRAIN, State.WORKING)
+        assert claimed is not None
+        assert claimed.job.id == free
+        (lane,) = (await ground.queue.survey(Slot.DRAIN)).lanes
+        assert lane.head_target_only == "gpu1"
+        assert (await ground.claim(own)).job.id == asked
+
+    async def test_the_lanes_target_is_that_of_what_waits_now(self, ground: Ground) -> None:
+        own = await ground.owner()
+        await ground.submit()
+        await ground.submit(target_only="gpu2")
+        await ground.claim(own)
+        (lane,) = (await ground.queue.survey(Slot.DRAIN)).lanes
+        assert lane.head_target_only == "gpu2"
+        assert isinstance(await ground.queue.take(own, Slot.DRAIN, ["lane-a"]), Survey)
 
     async def test_a_cut_is_remembered_while_the_lane_is_empty_and_forgotten_in_time(self, ground: Ground) -> None:
         await ground.queue.cut("gpu1", "lane-a")  # empty: nothing was cut

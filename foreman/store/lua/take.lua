@@ -13,9 +13,7 @@ local function only_resident()
   local lane = redis.call('SMEMBERS', k_lanes(slot))[1]
   for i = 11, #ARGV do
     if ARGV[i] == lane then
-      local facts = redis.call('HMGET', k_facts(slot, lane), 'paused', 'target_only')
-      local mine = not facts[2] or facts[2] == '' or facts[2] == target
-      return facts[1] ~= '1' and mine and lane or nil
+      return redis.call('HGET', k_facts(slot, lane), 'paused') ~= '1' and lane or nil
     end
   end
   return nil

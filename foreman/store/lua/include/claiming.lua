@@ -6,10 +6,11 @@ local function owns(target, worker, epoch, now)
   return own[1] == worker and own[2] == epoch and lives(k_workers(), worker, now)
 end
 
--- The first job of the lane that may run: state `to`, epoch + 1, event, the worker's own list. On the way, jobs past
--- their deadline fail with `late` (JSON). Returns {now ms, id, request, {record, flat}}, false when nothing is to be had.
+-- The first job of the lane that may run here: state `to`, epoch + 1, event, the worker's own list. Jobs that asked for
+-- another target are passed over; on the way, jobs past their deadline fail with `late` (JSON).
+-- Returns {now ms, id, request, {record, flat}}, false when nothing is to be had.
 local function claim_head(slot, lane, target, worker, to, now, late)
-  local head = redis.call('ZRANGE', k_lane(slot, lane), 0, 15)
+  local head = redis.call('ZRANGE', k_lane(slot, lane), 0, 63)
   for _, id in ipairs(head) do
     local j = job_read(id)
     if not j then
@@ -17,7 +18,7 @@ local function claim_head(slot, lane, target, worker, to, now, late)
     elseif j.deadline and j.deadline <= now and legal(j.state, 'failed') then
       finish(j, 'failed', now, 'deadline_exceeded', late)
       tell_gateway(j)
-    elseif legal(j.state, to) then
+    elseif legal(j.state, to) and (not j.target_only or j.target_only == target) then
       lane_take(id, slot, lane, j.priority)
       j.epoch = j.epoch + 1
       j.worker = worker

@@ -8,8 +8,8 @@ local function lane_put(id, slot, lane, priority, due)
   redis.call('ZADD', k_lane(slot, lane), due, id)
   redis.call('ZADD', k_queued(slot), due, id)
   if redis.call('SADD', k_lanes(slot), lane) == 1 then
-    local v = redis.call('HMGET', k_job(id), 'canonical', 'digest', 'options', 'target_only')
-    redis.call('HSET', facts, 'model', v[1] or '', 'digest', v[2] or '', 'options', v[3] or '', 'target_only', v[4] or '')
+    local v = redis.call('HMGET', k_job(id), 'canonical', 'digest', 'options')
+    redis.call('HSET', facts, 'model', v[1] or '', 'digest', v[2] or '', 'options', v[3] or '')
     redis.call('PERSIST', facts)
   end
   redis.call('HINCRBY', facts, 'n' .. priority, 1)

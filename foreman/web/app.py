@@ -23,6 +23,7 @@ from foreman.link.server import LinkServer
 from foreman.store.errors import StoreUnavailableError
 from foreman.store.records import GatewayPresence
 from foreman.tasks import Tasks
+from foreman.web import openapi
 from foreman.web.auth import Gatekeeper
 from foreman.web.call import Calls
 from foreman.web.connection import CallerConnection
@@ -137,6 +138,7 @@ class Gateway:
         outlooks = Outlooks(self._store.queue, self.inventory, self.waiting)
         submission = Submission(self.settings, self._store.queue, self.calls, intake, outlooks, self._new_id)
         JobsAPI(self._store.queue, submission, outlooks, self.ends).add_routes(app.router)
+        app.router.add_get(openapi.PATH, openapi.serve)
         findings = tuple(finding.message for finding in self._store.findings)
         OpsAPI(self._store.queue, self.inventory, self.calls, keeper, findings).add_routes(app.router)
         return app

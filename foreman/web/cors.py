@@ -68,6 +68,12 @@ class Origins:
         """Whether a page of `origin` may call us as `host`; `null` only where `*` is set."""
         return same_origin(origin, host) or any(_matches(pattern, origin.lower()) for pattern in self._patterns)
 
+    def trusts(self, origin: str, host: str | None) -> bool:
+        """Whether a page of `origin` may do what an operator does: our own, and those that were configured."""
+        return same_origin(origin, host) or any(
+            _matches(pattern, origin.lower()) for pattern in self._patterns[len(OWN_LIST) :]
+        )
+
     def headers(self, origin: str, host: str | None) -> tuple[tuple[str, str], ...]:
         """What an allowed page's answer carries; nothing for our own pages, as Ollama does."""
         if same_origin(origin, host):

@@ -40,7 +40,10 @@ _SHORT: Final = 64 * 1024
 """Bytes of an unread body that are waited for, so that the connection can be kept."""
 _LOGGED: Final = 200
 """Characters of a path in a log line."""
-_READER_PATHS: Final = ("/ops", "/metrics", "/ui", "/jobs")
+_READER_PATHS: Final = ("/ops", "/metrics", "/ui", "/jobs", "/openapi.json")
+_OWN_PATHS: Final = ("/jobs", "/deliveries", "/ops")
+"""Paths that are foreman's own: errors are its JSON, and no page of another program may change anything there."""
+_LOOKING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SLASHES: Final = re.compile(r"/{2,}")
 
 
@@ -68,6 +71,10 @@ class Gate:
             return empty(403)
         if origin is not None and not self._origins.allows(origin, host):
             return empty(403)
+        changes = _is_own(request) and request.method not in _LOOKING
+        if origin is not None and changes and not self._origins.trusts(origin, host):
+            message = "pages of this origin may not change anything here: add it to FOREMAN_ORIGINS"
+            return refusal(request, Failure(Code.FORBIDDEN, message))
         if origin is not None and request.method == "OPTIONS" and not same_origin(origin, host):
             return self._preflight(request, origin)
         cors = () if origin is None else self._origins.headers(origin, host)
@@ -86,9 +93,9 @@ class Gate:
                 return self._sign_in(failure)
             return refusal(request, failure)
         except web.HTTPMethodNotAllowed as error:
-            return moved(request) or plain(405, words.WRONG_METHOD, headers={"Allow": allow(error)})
+            return moved(request) or _wrong_method(request, allow(error))
         except web.HTTPNotFound:
-            return moved(request) or plain(404, words.UNKNOWN_PATH)
+            return moved(request) or _unknown_path(request)
 
     def _admit(self, request: web.Request) -> auth.Caller:
         shown = auth.bearer(request.headers.get(hdrs.AUTHORIZATION))
@@ -130,6 +137,20 @@ def refusal(request: web.Request, failure: Failure) -> web.Response:
     if not request.content.is_eof() and not _is_short(request):
         response.force_close()  # the rest of the body is not worth reading
     return response
+
+
+def _wrong_method(request: web.Request, allowed: str) -> web.Response:
+    if not _is_own(request):
+        return plain(405, words.WRONG_METHOD, headers={hdrs.ALLOW: allowed})
+    response = refusal(request, Failure(Code.BAD_REQUEST, f"this path takes {allowed}", status=405))
+    response.headers[hdrs.ALLOW] = allowed
+    return response
+
+
+def _unknown_path(request: web.Request) -> web.Response:
+    if not _is_own(request):
+        return plain(404, words.UNKNOWN_PATH)
+    return refusal(request, Failure(Code.BAD_REQUEST, "there is no such path; /openapi.json lists them", status=404))
 
 
 def plain(status: int, text: bytes, *, headers: dict[str, str] | None = None, close: bool = False) -> web.Response:
@@ -187,6 +208,10 @@ def _is_short(request: web.Request) -> bool:
 
 def _is_open(request: web.Request) -> bool:
     return (request.method, request.path) in auth.OPEN
+
+
+def _is_own(request: web.Request) -> bool:
+    return any(request.path == path or request.path.startswith(f"{path}/") for path in _OWN_PATHS)
 
 
 def _may_read(request: web.Request) -> bool:

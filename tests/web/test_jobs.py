@@ -443,6 +443,26 @@ class TestList:
         assert query.partition("=")[0] in error(await caller.get(f"/jobs?{query}"), 422)
 
 
+class TestPagesAndPaths:
+    async def test_only_trusted_pages_change_anything(self, open_gateway, worker, dial) -> None:
+        caller = await dial(await open_gateway(origins="https://jobs.example.com"))
+        job_id = await submit(caller)
+        for origin in ("http://localhost:3000", "app://x"):  # Ollama's own list lets these chat
+            assert "FOREMAN_ORIGINS" in error(await caller.post("/jobs", CHAT, Origin=origin), 403, "forbidden")
+            error(await caller.get(f"/jobs/{job_id}", method="DELETE", Origin=origin), 403, "forbidden")
+            assert (await caller.get("/jobs", Origin=origin)).status == 200
+        assert (await caller.post("/jobs", CHAT, Origin="https://jobs.example.com")).status == 202
+        assert (await caller.post("/jobs", CHAT, Origin=f"http://{caller.host}")).status == 202
+        assert (await caller.post("/jobs", CHAT, Origin="https://evil.example")).status == 403
+
+    async def test_unknown_paths_and_methods(self, caller) -> None:
+        error(await caller.get("/jobs/a/b/c"), 404)
+        reply = await caller.get("/jobs", method="PUT")
+        error(reply, 405)
+        assert set(reply.header("Allow").split(", ")) == {"GET", "HEAD", "POST"}
+        assert (await caller.get("/jobs/")).header("Location") == "/jobs"
+
+
 class TestWho:
     TOKENS = "webui=tok1?priority=high,n8n=tok2?priority=low"
 

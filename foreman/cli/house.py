@@ -125,7 +125,7 @@ class House:
         store = await connect(self.settings, url)
         self._parts.push_async_callback(store.close)
         if self.settings.redis_url is None:  # whoever is registered there died with the process before us
-            await store.queue.alone()
+            await store.queue.alone(target.name for target in self.settings.target_list)
         return store
 
     async def _start_gateway(self, store: Store, local: LocalLink | None) -> None:

@@ -19,6 +19,8 @@ from foreman.store.records import Ownership
 from foreman.store.scripts import EDGES, POISON
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from foreman.store.records import GatewayPresence, TargetStatus, WorkerPresence
     from foreman.store.wire import Arg, Connection
 
@@ -145,12 +147,13 @@ class Roster:
         reply: bytes = await self._connection.command("GET", key)
         return reply.decode()
 
-    async def alone(self) -> list[str]:
-        """Bury every worker and gateway at once; the ids of the jobs it moved.
+    async def alone(self, targets: Iterable[str]) -> list[str]:
+        """Bury every worker and gateway at once, and forget all targets but these; the ids of the jobs it moved.
 
-        Only for the process that has just started the embedded store, where whoever is registered is dead.
+        Only for the process that has just started the embedded store, where whoever is registered is dead, and nobody
+        will ever look after a target that is not among its own.
         """
-        moved = await self._moving("alone", INTERRUPTED, CALLER_GONE)
+        moved = await self._moving("alone", INTERRUPTED, CALLER_GONE, *targets)
         return [job_id.decode() for job_id in moved]
 
     async def recover(self) -> list[str]:

@@ -125,10 +125,16 @@ class TestWorkers:
         assert await code_of(ground, job_id) == (State.QUEUED, None)
         assert (await ground.queue.workers())[0].targets == ()
 
+    async def test_alone_forgets_targets_of_former_settings(self, ground: Ground) -> None:
+        await ground.owner()
+        await ground.owner("wk-2", "gpu2")
+        await ground.queue.alone(["gpu2", "gpu3"])
+        assert [target.name for target in await ground.queue.targets()] == ["gpu2"]
+
     async def test_alone_buries_everybody(self, ground: Ground) -> None:
         running, _ = await ground.in_state(State.WORKING, gateway=None, surface=Surface.ASYNC)
         waiting = await ground.submit()
-        assert set(await ground.queue.alone()) == {running, waiting}
+        assert set(await ground.queue.alone(["gpu1"])) == {running, waiting}
         assert await code_of(ground, running) == (State.QUEUED, None)
         assert await code_of(ground, waiting) == (State.CANCELLED, "caller_gone")
         assert await ground.queue.workers() == []

@@ -88,7 +88,7 @@ class Worker:
         self._policy = Policy(swap_budget=settings.swap_budget)
 
     async def start(self) -> None:
-        """Enroll and begin to work. Raises StoreUnavailableError."""
+        """Enroll and begin to work. Raises StoreUnavailableError, LinkSetupError."""
         secret = self._settings.link_secret or await self._queue.link_secret()
         tls = LinkTLS(ca=self._settings.link_ca) if self._settings.link_ca or self._settings.link_cert else None
         self._channels = Switchboard(self._local or LocalLink(), LinkClient(self.id, secret.encode(), tls))

@@ -24,6 +24,7 @@ import foreman
 from foreman.cli.console import Failed, Refusal
 from foreman.cli.roles import ALL, Role
 from foreman.core.ids import UlidFactory
+from foreman.link.address import LinkSetupError
 from foreman.link.local import LocalLink
 from foreman.settings import SettingsError
 from foreman.store.client import connect
@@ -99,7 +100,10 @@ class House:
         if Role.WORKER in self.roles:
             worker = Worker(self.settings, store, f"wk-{self._name()}", local)
             self._parts.push_async_callback(self._stop, worker)
-            await worker.start()
+            try:
+                await worker.start()
+            except LinkSetupError as error:
+                raise Refusal(str(error)) from None
         if Role.GATEWAY in self.roles:
             await self._start_gateway(store, local)
         self._started = True
@@ -133,6 +137,8 @@ class House:
         self._parts.push_async_callback(self._stop, gateway)
         try:
             await gateway.start()
+        except LinkSetupError as error:
+            raise Refusal(str(error)) from None
         except OSError as error:
             raise Refusal(_bind_advice(self.settings, error)) from None
         self.url = gateway.url

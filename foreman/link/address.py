@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+class LinkSetupError(Exception):
+    """A setting of the links can't be used; the message names it and says what would be right."""
+
+
 def parse(address: str) -> tuple[str, int]:
     """Host and port of `host:port`, `[v6]:port` or `:port` (host empty: all interfaces).
 
@@ -42,14 +46,28 @@ class LinkTLS:
     """What the worker trusts, PEM; None: the system's authorities."""
 
     def server(self) -> ssl.SSLContext:
-        """The gateway's context. Raises OSError or ssl.SSLError for files that don't serve, ValueError without `cert`."""
+        """The gateway's context. Raises LinkSetupError for files that don't serve, ValueError without `cert`."""
         if self.cert is None:
             raise ValueError("a gateway's link with TLS needs FOREMAN_LINK_CERT")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self.cert, self.key)
+        try:
+            context.load_cert_chain(self.cert, self.key)
+        except OSError as error:  # ssl.SSLError is one
+            files = f"FOREMAN_LINK_CERT is '{self.cert}'" + (f", FOREMAN_LINK_KEY '{self.key}'" if self.key else "")
+            raise LinkSetupError(
+                f"{files}: they don't serve ({error}); name a certificate chain in PEM and the private key it belongs to"
+            ) from error
         return context
 
     def client(self) -> ssl.SSLContext:
-        """The worker's context: the gateway's certificate is checked against `ca` and the host it announced."""
-        return ssl.create_default_context(cafile=self.ca)
+        """The worker's context: the gateway's certificate is checked against `ca` and the host it announced.
+
+        Raises LinkSetupError for a file that doesn't serve.
+        """
+        try:
+            return ssl.create_default_context(cafile=self.ca)
+        except OSError as error:  # ssl.SSLError is one
+            raise LinkSetupError(
+                f"FOREMAN_LINK_CA is '{self.ca}': it doesn't serve ({error}); name certificates to trust, in PEM"
+            ) from error

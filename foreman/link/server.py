@@ -15,6 +15,7 @@ import structlog
 
 from foreman.core.errors import Code
 from foreman.link import address
+from foreman.link.address import LinkSetupError
 from foreman.link.channel import Framing, Head
 from foreman.link.run import Run, runs_of
 from foreman.link.wire import Pace, Wire, shut
@@ -64,17 +65,23 @@ class LinkServer:
         """The connection of each worker that has proved itself, by worker id."""
 
     async def start(self) -> str:
-        """Listen. The address as announced, with the port it got where 0 was asked. Raises OSError: cannot bind."""
+        """Listen. The address as announced, with the port it got where 0 was asked. Raises LinkSetupError."""
         host, port = address.parse(self._bind)
         context = self._tls.server() if self._tls is not None else None
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: GatewayWire(self),
-            # All interfaces at any port: one family, so that there is one port to announce.
-            host or (None if port else "0.0.0.0"),  # noqa: S104 - asked for by an address without a host
-            port,
-            ssl=context,
-            ssl_handshake_timeout=self.pace.hello if context is not None else None,
-        )
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: GatewayWire(self),
+                # All interfaces at any port: one family, so that there is one port to announce.
+                host or (None if port else "0.0.0.0"),  # noqa: S104 - asked for by an address without a host
+                port,
+                ssl=context,
+                ssl_handshake_timeout=self.pace.hello if context is not None else None,
+            )
+        except OSError as error:
+            raise LinkSetupError(
+                f"FOREMAN_LINK_ADDR binds {self._bind!r}, and foreman can't listen there ({error.strerror or error}): "
+                "use an address of this machine and a port that nobody has, such as 127.0.0.1:0"
+            ) from error
         bound = int(self._server.sockets[0].getsockname()[1])
         said_host, said_port = address.parse(self._announced)
         announced = address.spell(said_host or "0.0.0.0", said_port or bound)  # noqa: S104 - as above, as written

@@ -91,6 +91,22 @@ async def test_a_taken_port_is_one_sentence_with_the_command_that_helps(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"LINK_ADDR": "192.0.2.1:7480"}, "FOREMAN_LINK_ADDR binds '192.0.2.1:7480'"),
+        ({"LINK_ADDR": "127.0.0.1:0", "LINK_CERT": "none.pem"}, "FOREMAN_LINK_CERT is 'none.pem'"),
+        ({"LINK_CA": "none.pem"}, "FOREMAN_LINK_CA is 'none.pem'"),
+    ],
+)
+async def test_what_the_links_cannot_use_is_named_and_not_the_callers_port(tmp_path: Path, settings, says):
+    code, _, err = await ran(tmp_path, "serve", ADDR="127.0.0.1:0", LOG="json", **settings)
+    assert code == 2, err
+    last = err.splitlines()[-1]
+    assert last.startswith(f"foreman: {says}")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
     ("settings", "args", "says"),
     [
         ({}, ["--role", "worker"], "FOREMAN_REDIS_URL"),

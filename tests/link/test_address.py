@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import ssl
 import subprocess
 
 import pytest
 
-from foreman.link.address import LinkTLS, parse, spell
+from foreman.link.address import LinkSetupError, LinkTLS, parse, spell
 from foreman.link.client import LinkClient
 from foreman.link.server import LinkServer
 from foreman.link.wire import Pace
@@ -86,8 +85,8 @@ async def test_ends_that_disagree_on_tls_find_no_link_and_say_why(tls, which):
 async def test_tls_without_a_certificate_refuses_the_start(tmp_path):
     with pytest.raises(ValueError, match="FOREMAN_LINK_CERT"):
         await LinkServer(FakeDoor(), GATEWAY, SECRET, "127.0.0.1:0", tls=LinkTLS()).start()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(LinkSetupError, match=r"FOREMAN_LINK_CA is .*none'"):
         LinkClient(WORKER, SECRET, LinkTLS(ca=tmp_path / "none"))
     (tmp_path / "bad.pem").write_text("no certificate")
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(LinkSetupError, match=r"FOREMAN_LINK_CERT is .*bad.pem'"):
         LinkTLS(cert=tmp_path / "bad.pem").server()

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from foreman.core.errors import Code
-from foreman.link.address import parse
+from foreman.link.address import LinkSetupError, parse
 from foreman.link.server import STRANGERS, LinkServer
 from foreman.link.wire import Pace
 from foreman.protocols import link as codec
@@ -273,7 +273,7 @@ async def test_the_address_is_announced_as_written_with_the_port_it_got(bind, an
 async def test_a_port_that_is_taken_is_an_error_of_the_start():
     first = LinkServer(FakeDoor(), GATEWAY, SECRET, "127.0.0.1:0")
     address = await first.start()
-    with pytest.raises(OSError, match="address already in use"):
+    with pytest.raises(LinkSetupError, match=r"FOREMAN_LINK_ADDR binds .*address already in use"):
         await LinkServer(FakeDoor(), GATEWAY, SECRET, address).start()
     await first.stop()
 

@@ -18,10 +18,11 @@ from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from foreman.core import callers, targets, units
+from foreman.core import callers, destinations, targets, units
 from foreman.core.callers import NamedToken
 from foreman.core.jobs import Priority
 from foreman.core.targets import TargetSettings
+from foreman.protocols import webhook
 from foreman.protocols.keep_alive import parse_keep_alive
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["NamedToken", "Settings", "SettingsError", "TargetSettings", "load", "unknown_variables"]
 
 PREFIX: Final = "FOREMAN_"
-SECRET: Final = frozenset({"token", "tokens", "read_token", "ollama_token", "link_secret", "redis_url"})
+SECRET: Final = frozenset(
+    {"token", "tokens", "read_token", "ollama_token", "link_secret", "redis_url", "webhook_secret"}
+)
 """Settings whose value no message may show."""
 
 _FOREIGN: Final = ("FOREMAN_TEST_", "FOREMAN_BENCH_")
@@ -123,6 +126,18 @@ def _origins(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return found
 
 
+def _webhook_secrets(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return webhook.secrets(value) if isinstance(value, str) else value
+
+
+def _webhook_allow(value: str | tuple[destinations.Rule, ...]) -> tuple[destinations.Rule, ...]:
+    return destinations.parse(value) if isinstance(value, str) else value
+
+
+def _webhook_schedule(value: str | tuple[float, ...]) -> tuple[float, ...]:
+    return webhook.schedule(value) if isinstance(value, str) else value
+
+
 def _path(value: str | Path) -> Path:
     return Path(value).expanduser()
 
@@ -201,11 +216,19 @@ class Settings(BaseSettings):
     link_key: PathOf | None = None
     link_ca: PathOf | None = None
 
+    webhook_secret: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_webhook_secrets)] = Field(
+        default=(), repr=False
+    )
+    webhook_allow: Annotated[tuple[destinations.Rule, ...], NoDecode, BeforeValidator(_webhook_allow)] = ()
+    webhook_schedule: Annotated[tuple[float, ...], NoDecode, BeforeValidator(_webhook_schedule)] = webhook.SCHEDULE
+    """The gaps before the first, second … attempt."""
+
     keep_alive: KeepAlive = "-1"
     embed_model: str | None = None
     poll_interval: PositiveDuration = 30.0
     max_queue: Count = 10_000
     max_body: Size = 64 << 20
+    max_answer: Size = 16 << 20
     max_attempts: Count = 3
     job_ttl: PositiveDuration = 86_400.0
     due_after: DueAfter = DUE_AFTER

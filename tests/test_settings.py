@@ -77,6 +77,11 @@ WRONG = [
     ("SWAP_BUDGET", "1", "strictly between 0 and 1"),
     ("SWAP_BUDGET", "0", "strictly between 0 and 1"),
     ("SWAP_BUDGET", "nan", "strictly between 0 and 1"),
+    ("WEBHOOK_ALLOW", "10.0.0.0/99", "*.suffix"),
+    ("WEBHOOK_ALLOW", "host:0", "*.suffix"),
+    ("WEBHOOK_ALLOW", "http://host", "*.suffix"),
+    ("WEBHOOK_SCHEDULE", "0s,soon", "0s,5s,30s"),
+    ("WEBHOOK_SCHEDULE", "169h", "at most 7 days"),
     ("DUE_AFTER", "high=5s,mid=2m", "high=5s,normal=2m,low=30m"),
     ("DUE_AFTER", "high", "high=5s,normal=2m,low=30m"),
     ("KEEP_ALIVE", "5x", "15m"),
@@ -248,9 +253,26 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_setting_that_is_not_built_yet_is_not_taken_in_silence(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("FOREMAN_WEBHOOK_SECRET", "x")
+    monkeypatch.setenv("FOREMAN_STORE_BYTES", "1GiB")
     (sentence,) = unknown_variables()
-    assert re.match(r"FOREMAN_WEBHOOK_SECRET is no setting of this version", sentence)
+    assert re.match(r"FOREMAN_STORE_BYTES is no setting of this version", sentence)
+
+
+def test_webhooks(monkeypatch: pytest.MonkeyPatch):
+    settings = given(
+        monkeypatch,
+        WEBHOOK_SECRET="whsec_bmV3, old",
+        WEBHOOK_ALLOW="10.0.0.0/8,*.lan:80,[::1]:9,LocalHost",
+        WEBHOOK_SCHEDULE="0,1m",
+    )
+    assert settings.webhook_secret == ("whsec_bmV3", "old")
+    assert [(str(rule.network or rule.host), rule.port) for rule in settings.webhook_allow] == [
+        ("10.0.0.0/8", None), ("*.lan", 80), ("::1/128", 9), ("localhost", None),
+    ]  # fmt: skip
+    assert settings.webhook_schedule == (0.0, 60.0)
+    assert "whsec" not in repr(settings)
+    with pytest.raises(SettingsError, match=r"FOREMAN_WEBHOOK_SECRET is wrong: .*openssl rand"):
+        given(monkeypatch, WEBHOOK_SECRET="whsec_???")
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from arq import cron
+from arq import cron, func
 from arq.worker import Worker as ArqWorker
 
 from foreman.store.client import arq_settings
+from foreman.store.keys import ARQ, ARQ_HEALTH
 from foreman.tasks import Tasks
-from workers import maintenance
+from workers import maintenance, webhooks
 
 if TYPE_CHECKING:
     from foreman.settings import Settings
     from foreman.store.client import Store
+    from foreman.store.deliveries import Pace
+    from workers.post import Patience
 
 log = structlog.get_logger(__name__)
 
@@ -28,12 +32,23 @@ AGAIN: Final = 1.0
 """Seconds before an arq worker that died is started anew."""
 _STOP: Final = 5.0
 _SWEEP: Any = maintenance.sweep  # arq's Protocol for coroutines asks for a __qualname__ that mypy sees on no function
+_DELIVERIES: Any = maintenance.sweep_deliveries  # as above
+_DELIVER: Any = webhooks.deliver  # as above
+_AT_ONCE: Final = 1000
+"""arq jobs at once. A slow receiver holds a few of them at most, so that a hundred of such delay nobody."""
+_JOB_TIMEOUT: Final = 60
+"""Seconds: more than an attempt takes with the store away for a while; arq runs a killed one again 10 s later."""
+_POLL: Final = 0.05
 
 
 class Background:
     """One background worker. `start` once, `stop` once."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, patience: Patience | None = None, pace: Pace | None = None
+    ) -> None:
+        """`patience` and `pace` of webhooks: shorter ones, for tests."""
+        self._courier = webhooks.Courier(settings, store, patience, pace)
         self._settings = settings
         self._store = store
         self._tasks = Tasks("background")
@@ -41,6 +56,7 @@ class Background:
 
     async def start(self) -> None:
         """Begin; returns at once."""
+        await self._courier.start()
         self._tasks.spawn(self._forever(), "arq")
         log.info("background.started", pool=self._settings.pool)
 
@@ -50,6 +66,7 @@ class Background:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP):
                 await self._tasks.close()
+        await self._courier.stop()
         log.info("background.stopped")
 
     async def _forever(self) -> None:
@@ -65,22 +82,43 @@ class Background:
             await asyncio.sleep(AGAIN)
 
     def _make(self) -> ArqWorker:
-        pool = self._settings.pool
+        pool, keys = self._settings.pool, self._store.queue.keys
+        every = {*range(0, 60, maintenance.LOOK)}
         return ArqWorker(
+            functions=[func(_DELIVER, name="deliver")],
             redis_settings=arq_settings(self._store.url),
-            queue_name=f"foreman:{pool}:arq",
-            health_check_key=f"foreman:{pool}:arq:health",
+            queue_name=keys.of(ARQ),
+            health_check_key=keys.of(ARQ_HEALTH),
             health_check_interval=maintenance.HEARTBEAT,
-            cron_jobs=[cron(_SWEEP, name=f"{pool}:sweep", minute=None, second=0, keep_result=0)],
+            cron_jobs=[
+                cron(_SWEEP, name=f"{pool}:sweep", minute=None, second=0, keep_result=0),
+                cron(
+                    _DELIVERIES,
+                    name=f"{pool}:deliveries",
+                    minute=None,
+                    second=every,
+                    keep_result=0,
+                    run_at_startup=True,
+                ),
+            ],
             ctx=self._context(),
             handle_signals=False,
             keep_result=0,
-            poll_delay=0.5,
-            max_jobs=100,
+            poll_delay=_POLL,
+            max_jobs=_AT_ONCE,
+            job_timeout=_JOB_TIMEOUT,
+            job_serializer=_bytes,
+            job_deserializer=json.loads,
+            log_results=False,
         )
 
     def _context(self) -> dict[Any, Any]:
-        return {"queue": self._store.queue}
+        return {"queue": self._store.queue, "deliveries": self._store.deliveries, webhooks.COURIER: self._courier}
+
+
+def _bytes(value: Any) -> bytes:
+    """JSON, because arq's default would run whatever somebody pickled into the store."""
+    return json.dumps(value, default=str).encode()
 
 
 async def _end(worker: ArqWorker) -> None:

@@ -16,6 +16,8 @@ log = structlog.get_logger(__name__)
 
 HEARTBEAT: Final = 2
 """Seconds between two signs of life in the store."""
+LOOK: Final = 5
+"""Seconds between two looks for deliveries that nobody tries; a divisor of 60."""
 
 
 async def sweep(context: dict[Any, Any]) -> int:
@@ -27,3 +29,14 @@ async def sweep(context: dict[Any, Any]) -> int:
     if moved:
         log.info("background.recovered", jobs=len(moved))
     return len(moved)
+
+
+async def sweep_deliveries(context: dict[Any, Any]) -> int:
+    """Each few seconds: have the attempts made anew that died with their process, or whose arq job is lost. How many."""
+    try:
+        sent = await context["deliveries"].sweep()
+    except StoreUnavailableError:
+        return 0
+    if sent:
+        log.info("webhook.swept", deliveries=len(sent))
+    return len(sent)

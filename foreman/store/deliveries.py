@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from foreman.core.jobs import State
+from foreman.protocols.webhook import SCHEDULE
 from foreman.store import rows
 from foreman.store.keys import ATTEMPTS, OUTBOX, Keys
 
@@ -31,7 +32,7 @@ _ID: Final = "evt_"
 class Pace:
     """How receivers are treated; durations in seconds."""
 
-    schedule: tuple[float, ...] = (0.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 129_600.0)
+    schedule: tuple[float, ...] = SCHEDULE
     """The gaps before the first, second … attempt (FOREMAN_WEBHOOK_SCHEDULE)."""
     at_once: int = 4
     """Attempts at one URL at once."""

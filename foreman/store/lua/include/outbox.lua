@@ -7,7 +7,7 @@ local ENDED_MS = 86400000 -- an ended delivery can be sent again for a day
 local RECEIVER_MS = 86400000
 local SHOWN = {'state', 'previous_state', 'seq', 'attempt', 'epoch', 'surface', 'endpoint', 'model', 'lane', 'slot',
   'priority', 'target', 'target_only', 'caller', 'created_at', 'due', 'deadline', 'started_at', 'finished_at', 'claimed_at',
-  'error', 'usage', 'timings', 'metadata', 'not_before', 'retry_of'}
+  'error', 'usage', 'timings', 'metadata', 'not_before', 'retry_of', 'artifacts'}
 
 local function delivery_read(evt)
   local v = redis.call('HMGET', k_delivery(evt), 'job', 'seq', 'state', 'url', 'tries', 'ticket', 'time', 'ending', 'again',

@@ -1,0 +1,148 @@
+"""One POST to a receiver: the guard at the socket, the limits, and the reply's first bytes.
+
+workers/webhooks.py calls me with a URL and bytes; I say what came of it and raise nothing but cancellation. No redirect is
+followed, no proxy asked, no cookie kept, and no address dialled that foreman.core.destinations refuses: the check is at
+the socket because a name may resolve to something else a moment later, and aiohttp asks no resolver for literal addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+from yarl import URL
+
+import foreman
+from foreman.core import destinations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+READ: Final = 4096
+"""Bytes of a reply that are read at most."""
+KEPT: Final = 1024
+"""Bytes of a reply that the log keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds."""
+
+    connect: float = 5.0
+    total: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of a POST."""
+
+    status: int | None
+    took: float
+    """Seconds."""
+    body: str
+    """The first KEPT bytes, as text."""
+    error: str
+    """A sentence; empty where a reply came in time."""
+    retry_after: str | None = None
+
+
+class GuardedError(OSError):
+    """An address that no webhook may go to; the socket was never made."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(errno.EACCES, f"{address} is no public address, and FOREMAN_WEBHOOK_ALLOW does not name it")
+
+
+class Poster:
+    """Sends webhooks. Make it in the loop that it lives in; `close` once."""
+
+    def __init__(
+        self,
+        rules: tuple[destinations.Rule, ...],
+        patience: Patience,
+        resolver: aiohttp.abc.AbstractResolver | None = None,
+    ) -> None:
+        """`resolver`: another than the system's, for tests."""
+        self._rules = rules
+        self._patience = patience
+        self._guarded = _session(patience, resolver, self._socket)
+        self._named = _session(patience, resolver, _plain_socket)
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """One POST. What goes wrong is a Reply with an `error`."""
+        began = time.perf_counter()
+        try:
+            destination = destinations.read(url)
+            session = self._named if destinations.named(destination, self._rules) else self._guarded
+            status, text, rest = await self._send(session, url, headers, body)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return Reply(None, time.perf_counter() - began, "", _sentence(error, self._patience))
+        return Reply(status, time.perf_counter() - began, text, "", rest)
+
+    async def close(self) -> None:
+        """Close what is open."""
+        await self._guarded.close()
+        await self._named.close()
+
+    async def _send(
+        self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, str, str | None]:
+        async with (
+            asyncio.timeout(self._patience.total),
+            session.post(URL(url, encoded=True), data=body, headers=headers, allow_redirects=False) as reply,
+        ):
+            rest = reply.headers.get("Retry-After")
+            try:
+                async with asyncio.timeout(self._patience.total / 3):  # the status has said it all; a drip says no more
+                    start = await _first(reply.content)
+            except (TimeoutError, aiohttp.ClientError):
+                start = b""
+            return reply.status, start[:KEPT].decode(errors="replace"), rest
+
+    def _socket(self, where: Any) -> socket.socket:
+        """The guard: the last thing before a connection is opened."""
+        host, port = where[4][0], where[4][1]
+        if not destinations.dialable(ipaddress.ip_address(host.partition("%")[0]), port, self._rules):
+            raise GuardedError(host)
+        return _plain_socket(where)
+
+
+def _plain_socket(where: Any) -> socket.socket:
+    made = socket.socket(where[0], where[1], where[2])
+    made.setblocking(False)
+    return made
+
+
+def _session(patience: Patience, resolver: aiohttp.abc.AbstractResolver | None, factory: Any) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0, force_close=True, use_dns_cache=False, socket_factory=factory, resolver=resolver
+        ),
+        timeout=aiohttp.ClientTimeout(total=None, connect=patience.connect, sock_connect=patience.connect),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,  # a bomb stays what it is on the wire
+        headers={"User-Agent": f"foreman/{foreman.__version__}", "Content-Type": "application/json"},
+    )
+
+
+async def _first(content: aiohttp.StreamReader) -> bytes:
+    start = b""
+    while len(start) < KEPT and (piece := await content.read(READ - len(start))):
+        start += piece
+    return start
+
+
+def _sentence(error: BaseException, patience: Patience) -> str:
+    """What went wrong, for the log; at most a line."""
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        return f"no connection within {patience.connect:g} s"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {patience.total:g} s"
+    return (str(error) or type(error).__name__)[:300]

@@ -1,0 +1,174 @@
+"""The courier: one attempt at one delivery per arq job, with the right to it held in the store.
+
+arq calls `deliver` with what a transition script wrote (workers/background.py registers it); I take the right to the
+attempt, build or fetch the bytes, send them, and tell the store how it ended, which decides what comes next. I order
+nothing and remember nothing: a process killed here costs one lease (ADR-0005).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from foreman.protocols import webhook
+from foreman.protocols.job_object import encode, job_object
+from foreman.store.deliveries import Outcome, Pace
+from foreman.store.errors import StoreUnavailableError
+from foreman.tasks import Tasks
+from workers.post import Patience, Poster, Reply
+
+if TYPE_CHECKING:
+    from foreman.settings import Settings
+    from foreman.store.client import Store
+    from foreman.store.deliveries import Attempt
+
+log = structlog.get_logger(__name__)
+
+COURIER: Final = "courier"
+"""The name in arq's context under which `deliver` finds me."""
+HOLD: Final = 1.0
+"""Seconds between two prolongations of the attempts under way."""
+_SETTLE: Final = 30.0
+"""Seconds for which an attempt's end is told again to a store that is away."""
+SPARED: Final = "not tried: this receiver failed too often in a row; one attempt a minute is let through"
+
+
+class Courier:
+    """Makes attempts. `start` in the loop it lives in, `stop` once."""
+
+    def __init__(
+        self, settings: Settings, store: Store, patience: Patience | None = None, pace: Pace | None = None
+    ) -> None:
+        """`patience` and `pace`: shorter ones, for tests."""
+        self._settings = settings
+        self._store = store
+        self._patience = patience or Patience()
+        self._pace = pace or Pace(schedule=settings.webhook_schedule)
+        self._poster: Poster | None = None
+        self._tasks = Tasks("courier")
+        self._held: dict[str, tuple[Attempt, asyncio.Timeout]] = {}
+
+    async def start(self) -> None:
+        """Begin to hold attempts."""
+        self._poster = Poster(self._settings.webhook_allow, self._patience)
+        self._tasks.spawn(self._hold(), "hold")
+
+    async def stop(self) -> None:
+        """End; arq has ended its jobs before."""
+        await self._tasks.close()
+        if self._poster is not None:
+            await self._poster.close()
+
+    async def deliver(self, delivery: str, ticket: int) -> None:
+        """One attempt, if there is one to make. Where the store is away there is none; the sweeper brings it back."""
+        asked = asyncio.get_running_loop().time()
+        try:
+            attempt = await self._store.deliveries.begin(delivery, ticket, self._pace)
+        except StoreUnavailableError:
+            return
+        if attempt is None:
+            return
+        try:
+            async with asyncio.timeout_at(asked + self._pace.lease - HOLD) as limit:
+                self._held[attempt.id] = (attempt, limit)
+                reply = await self._send(attempt)
+        except (
+            TimeoutError,
+            StoreUnavailableError,
+        ):  # the store was away for a lease: the right to this attempt may be another's by now
+            log.warning("webhook.lost", delivery=delivery)
+            return
+        except asyncio.CancelledError:
+            await asyncio.shield(self._settle(attempt, Outcome.ABANDONED))
+            raise
+        finally:
+            self._held.pop(attempt.id, None)
+        if reply is not None:
+            await self._end(attempt, reply)
+
+    async def _send(self, attempt: Attempt) -> Reply | None:
+        """Make it; None where the right to it is gone."""
+        assert self._poster is not None
+        if attempt.spared:
+            return Reply(None, 0.0, "", SPARED)
+        body = attempt.body or await self._store.deliveries.keep_body(attempt, await self._body(attempt))
+        if body is None:
+            return None
+        headers = webhook.headers(self._settings.webhook_secret, attempt.id, int(time.time()), body)
+        return await self._poster.post(attempt.url, headers, body)
+
+    async def _body(self, attempt: Attempt) -> bytes:
+        """The job object as the job stood at the transition."""
+        artifacts = await self._store.answers.shown(attempt.job)
+        return encode(job_object(attempt.job, attempt.time, artifacts))
+
+    async def _end(self, attempt: Attempt, reply: Reply) -> None:
+        status = reply.status
+        if status is not None and 200 <= status < 300:
+            outcome, error = Outcome.DELIVERED, ""
+        elif status == 410:
+            outcome, error = Outcome.GONE, "410: the receiver wants no more of this job"
+        else:
+            outcome = Outcome.FAILED
+            error = reply.error or f"status {status}" + (", a redirect is not followed" if status // 100 == 3 else "")  # type: ignore[operator] # without an error there is a status
+        rest = webhook.retry_after(reply.retry_after, time.time()) if outcome is Outcome.FAILED else 0.0
+        swing = random.uniform(-1, 1)  # noqa: S311 - jitter, no secret
+        await self._settle(
+            attempt,
+            outcome,
+            status=status,
+            took=reply.took,
+            error=error,
+            reply=reply.body,
+            delay=webhook.gap(self._pace.schedule, attempt.number, rest, swing),
+            rest=rest,
+        )
+
+    async def _settle(self, attempt: Attempt, outcome: Outcome, **more: Any) -> None:
+        """Tell the store, again and again while it is away: an attempt that was made should not be made twice."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE if outcome is not Outcome.ABANDONED else HOLD):
+                while True:
+                    try:
+                        after = await self._store.deliveries.settle(attempt, outcome, self._pace, **more)
+                    except StoreUnavailableError:
+                        await asyncio.sleep(HOLD / 4)
+                        continue
+                    log.info(
+                        "webhook.attempt",
+                        job_id=attempt.job.id,
+                        seq=attempt.job.seq,
+                        attempt=attempt.number,
+                        outcome=outcome.value,
+                        after=after.value,
+                        status=more.get("status"),
+                        error=more.get("error") or None,
+                    )
+                    return
+
+    async def _hold(self) -> None:
+        """Each second: prolong what is under way, and break off what is another's by now."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(HOLD)
+            held = dict(self._held)
+            if not held:
+                continue
+            asked = loop.time()
+            try:
+                ours = await self._store.deliveries.hold([attempt for attempt, _ in held.values()], self._pace.lease)
+            except StoreUnavailableError:
+                continue
+            for name, (attempt, limit) in held.items():
+                if self._held.get(name, (None,))[0] is attempt:
+                    limit.reschedule(asked + self._pace.lease - HOLD if name in ours else loop.time())
+
+
+async def deliver(context: dict[Any, Any], delivery: str, ticket: int) -> None:
+    """What arq runs; its name and arguments are the wire format of include/outbox.lua."""
+    await context[COURIER].deliver(delivery, ticket)

@@ -48,6 +48,13 @@ def failed(failure: Failure, *, told: bool = False) -> End:
     return End(How.FAILED, failure, str(failure.code), told)
 
 
+def by_ending(failure: Failure, *, again: bool, told: bool = False) -> End:
+    """The target ended its answer in its own way, but not well. `again`: one that was cut may be run again."""
+    if again and failure.code is Code.UPSTREAM_TRUNCATED:
+        return End(How.BACK, failure, str(failure.code))
+    return failed(failure, told=told)
+
+
 def by_fault(fault: Fault, target: str, *, spliced: bool) -> End:
     """A fault of the target. `spliced`: a second answer would follow bytes of the first to the same caller.
 

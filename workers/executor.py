@@ -23,8 +23,8 @@ from foreman.upstream.faults import Kind
 from workers import ends, requests
 from workers.ends import End, How
 from workers.insist import insist
+from workers.keeping import Keeping
 from workers.loader import Outcome
-from workers.nowhere import Nowhere
 from workers.times import Times
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class Bench:
     upstream_timeout: float
     window: int
     """Bytes of answer that may be on their way (`FOREMAN_SPOOL_BYTES`)."""
+    max_answer: int
+    """Bytes of an answer that is kept (`FOREMAN_MAX_ANSWER`)."""
     ended: Callable[[Run], None]
     """The target is free of this run; called once, before the store knows."""
     down: Callable[[Fault], None]
@@ -92,7 +94,9 @@ class Run:
         self._bench = bench
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[End] = self._loop.create_future()
-        self._outlet: Outlet = Nowhere()
+        self._keeping = Keeping(self.job.endpoint, bench.max_answer, self._cannot_keep)
+        self._outlet: Outlet = self._keeping
+        """Where the answer goes: kept, until the way to a caller is open."""
         self._call: Call | None = None
         self._answer = _Answer()
         self._request: requests.Upstream | None = None
@@ -215,7 +219,7 @@ class Run:
             self.end()
             return
         between = self._bench.upstream_timeout
-        patience = Patience(between * UNSTREAMED, between if self.claimed.stream else between * UNSTREAMED)
+        patience = Patience(between * UNSTREAMED, between if self._request.stream else between * UNSTREAMED)
         self._call = self._bench.client.start(self._request.request, self, patience)
 
     # -- the hot path: the client pushes, the outlet takes
@@ -266,7 +270,7 @@ class Run:
             return
         if verdict.told:
             outlet.end()
-        self._conclude(ends.failed(verdict.failure, told=verdict.told))
+        self._conclude(ends.by_ending(verdict.failure, again=self._kept, told=verdict.told))
 
     def failed(self, fault: Fault) -> None:
         """No answer, or no more of it."""
@@ -281,9 +285,17 @@ class Run:
     def _senseless(self, error: ValueError | Failure) -> None:
         """What came is no answer that anybody could take."""
         failure = error if isinstance(error, Failure) else Failure(Code.UPSTREAM_ERROR, f"the target sent {error}")
+        self._conclude(ends.by_ending(failure, again=self._kept))
+
+    def _cannot_keep(self, failure: Failure) -> None:
         self._conclude(ends.failed(failure))
 
     # -- the end
+
+    @property
+    def _kept(self) -> bool:
+        """Whether the answer is kept for later, and no caller has a byte of it before its end."""
+        return self.job.surface is Surface.ASYNC
 
     @property
     def _spliced(self) -> bool:
@@ -336,6 +348,7 @@ class Run:
             self._outlet.error(end.failure)  # again where the end came while the way was still being opened
         queue, job = self._bench.queue, self.job
         timings = self._timings()
+        answer = await self._keeping.answer() if state is State.DONE and self._kept else None
         moved = await insist(
             lambda: queue.transition(
                 job.id,
@@ -346,6 +359,7 @@ class Run:
                 usage=self._answer.usage or None,
                 timings=timings,
                 notify=end.how is How.CANCELLED,  # the link that brought this wish may be the one that broke
+                answer=answer,
             ),
             self._given_up,
         )
@@ -367,7 +381,8 @@ class Run:
     def _timings(self) -> dict[str, float]:
         queued = max(0.0, self.claimed.now - self.job.created_at)
         tokens = self._answer.usage.get("completion_tokens") or self.tokens
-        return self.times.timings(queued, time.monotonic(), tokens if self.claimed.stream else 0)
+        streamed = self._request is not None and self._request.stream
+        return self.times.timings(queued, time.monotonic(), tokens if streamed else 0)
 
 
 _EVENTS: Final = {State.DONE: "job.done", State.FAILED: "job.failed", State.CANCELLED: "job.cancelled"}

@@ -1,18 +1,19 @@
 """What a job's request becomes on its way to a target: as it came, with `keep_alive` where it may be added, or translated.
 
-The executor asks me once per run. The caller's bytes stay as they are in every other respect; a request that the
-target's dialect cannot say is a Failure (400) that names the field.
+The executor asks me once per run. The caller's bytes stay as they are in every other respect, but for the `stream` of an
+async job; a request that the target's dialect cannot say is a Failure (400) that names the field.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from foreman.core.errors import Failure
+from foreman.core.jobs import Surface
 from foreman.core.targets import OPENAI
-from foreman.protocols import translate
+from foreman.protocols import fold, stream_field, translate
 from foreman.protocols.keep_alive import insert_keep_alive
 from foreman.protocols.ollama import peek
 from foreman.upstream.client import Request
@@ -39,6 +40,8 @@ class Upstream:
     """Set where the request was translated, and the answer must be."""
     answer: bytes | None = None
     """The whole answer (200, JSON), where it takes no target to give it."""
+    stream: bool = True
+    """Whether its answer is asked for as a stream."""
 
     def cutting(self, status: int, headers: Headers, sent_at: float) -> Cutting:
         """What cuts the answer into the caller's units; `sent_at` in seconds since the epoch."""
@@ -59,17 +62,20 @@ def upstream(claimed: Claimed, kind: str, keep_alive: str, own_name: str | None)
     Raises:
         Failure: BAD_REQUEST: the target's dialect has no word for a field.
     """
-    endpoint, body = claimed.job.endpoint, claimed.request
+    endpoint, body, stream = claimed.job.endpoint, claimed.request, claimed.stream
+    if claimed.job.surface is Surface.ASYNC:
+        stream = endpoint in fold.PATHS
+        body = stream_field.streamed(body) if stream else stream_field.whole(body)
     if kind == OPENAI:
-        return _for_openai(claimed, own_name)
+        return replace(_for_openai(claimed, body, own_name), stream=stream)
     if endpoint in KEPT_ALIVE and not _has_keep_alive(endpoint, body):
         body = insert_keep_alive(body, keep_alive)
-    return Upstream(Request(claimed.method, endpoint, body, tuple(claimed.headers.items())), endpoint)
+    return Upstream(Request(claimed.method, endpoint, body, tuple(claimed.headers.items())), endpoint, stream=stream)
 
 
-def _for_openai(claimed: Claimed, own_name: str | None) -> Upstream:
+def _for_openai(claimed: Claimed, body: bytes, own_name: str | None) -> Upstream:
     """`/v1` as it is; native calls translated, or answered here where they ask for a load that never happens."""
-    endpoint, body = claimed.job.endpoint, claimed.request
+    endpoint = claimed.job.endpoint
     headers = tuple(claimed.headers.items())
     if endpoint not in translate.PATHS:
         return Upstream(Request(claimed.method, endpoint, body, headers), endpoint)

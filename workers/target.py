@@ -82,6 +82,7 @@ class Target:
             own_name=self.residency.own_name,
             upstream_timeout=settings.upstream_timeout,
             window=settings.spool_bytes,
+            max_answer=settings.max_answer,
             ended=self._ended,
             down=self.down,
             unwanted=self._unwanted,

@@ -99,9 +99,9 @@ class _Joined:
         """The members of the last line with everything that was joined in them."""
         found = dict(last)
         for name, text in self._texts.items():
-            found = _placed(found, name, b'"%b"' % text, order)
+            found = _placed(found, name, b'"%b"' % bytes(text), order)
         for name, items in self._items.items():
-            found = _placed(found, name, b"[%b]" % items, order)
+            found = _placed(found, name, b"[%b]" % bytes(items), order)
         return found
 
 

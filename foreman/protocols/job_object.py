@@ -176,6 +176,13 @@ class DeliveryList(_Shape):
     deliveries: list[Delivery]
 
 
+class Redelivery(_Shape):
+    """What a wish to send an event again met."""
+
+    id: str
+    status: str = Field(description="sent: it is tried now; waiting: it is on its way, or waits for an earlier event")
+
+
 def rfc3339(seconds: float) -> str:
     """A moment (seconds since the epoch) as RFC 3339 in UTC with milliseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -37,6 +37,7 @@ from foreman.web.ollama_api import OllamaAPI
 from foreman.web.openai_api import OpenAIAPI
 from foreman.web.ops_api import OpsAPI, sign_in_page
 from foreman.web.outlook import Outlooks
+from foreman.web.receivers import Receivers
 from foreman.web.submission import Submission
 from foreman.web.waiting import Waiting
 
@@ -87,7 +88,7 @@ class Gateway:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen for callers and, where workers are apart, for their links. Raises OSError: cannot bind."""
+        """Listen for callers and, where workers are apart, for their links. Raises OSError, LinkSetupError."""
         if self._local is not None:
             self._local.register(self.id, self.waiting)
         if self._local is None or "link_addr" in self.settings.model_fields_set:
@@ -136,8 +137,9 @@ class Gateway:
         OllamaAPI(self.calls, intake).add_routes(app.router)
         OpenAIAPI(self.calls, intake).add_routes(app.router)
         outlooks = Outlooks(self._store.queue, self.inventory, self.waiting)
-        submission = Submission(self.settings, self._store.queue, self.calls, intake, outlooks, self._new_id)
-        JobsAPI(self._store.queue, submission, outlooks, self.ends).add_routes(app.router)
+        receivers = Receivers(self.settings.webhook_allow)
+        submission = Submission(self.settings, self._store.queue, self.calls, intake, outlooks, receivers, self._new_id)
+        JobsAPI(self._store, submission, outlooks, self.ends).add_routes(app.router)
         app.router.add_get(openapi.PATH, openapi.serve)
         findings = tuple(finding.message for finding in self._store.findings)
         OpsAPI(self._store.queue, self.inventory, self.calls, keeper, findings).add_routes(app.router)
@@ -170,7 +172,7 @@ class Gateway:
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def _listen_for_workers(self) -> None:
-        """Open the link port. Raises OSError or ssl.SSLError: cannot bind, or the certificate doesn't serve."""
+        """Open the link port. Raises LinkSetupError."""
         settings = self.settings
         secret = settings.link_secret or await self._store.queue.link_secret()
         tls = LinkTLS(settings.link_cert, settings.link_key) if settings.link_cert else None
@@ -193,9 +195,13 @@ class Gateway:
         """Renew the presence; where it may have lapsed meanwhile, ask what became of the callers' jobs."""
         now = asyncio.get_running_loop().time()
         callers = len(self.waiting.calls)
-        await self._store.queue.announce(
-            GatewayPresence(self.id, self._link_address, callers, self._since, foreman.__version__)
-        )
+        presence = GatewayPresence(self.id, self._link_address, callers, self._since, foreman.__version__)
+        try:
+            await self._store.queue.announce(presence)
+        except StoreUnavailableError as error:
+            self.inventory.unwritten = error
+            raise
+        self.inventory.unwritten = None
         lapsed, self._announced_at = now - self._announced_at > LAPSE, now
         if lapsed:
             await self.waiting.resync()

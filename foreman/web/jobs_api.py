@@ -18,6 +18,7 @@ from foreman.core.ids import is_ulid
 from foreman.core.jobs import TERMINAL, State, Surface
 from foreman.protocols import envelope, job_object
 from foreman.protocols.job_request import wrong
+from foreman.store.deliveries import Redelivered, job_of
 from foreman.store.records import CancelOutcome, Wanted
 from foreman.web.auth import Role
 from foreman.web.batch import Batch
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from foreman.core.jobs import Job
+    from foreman.store.client import Store
+    from foreman.store.deliveries import Tried
     from foreman.store.queue import Queue
     from foreman.web.ends import Ends
     from foreman.web.outlook import Outlooks
@@ -50,7 +53,7 @@ JSON_TYPE: Final = "application/json; charset=utf-8"
 class JobsAPI:
     """The handlers of one gateway."""
 
-    queue: Queue
+    store: Store
     submission: Submission
     outlooks: Outlooks
     ends: Ends
@@ -65,6 +68,14 @@ class JobsAPI:
         router.add_get("/jobs/{job_id}/request", self.request)
         router.add_get("/jobs/{job_id}/events", self.events)
         router.add_post("/jobs/{job_id}/retry", self.retry)
+        router.add_get("/jobs/{job_id}/artifacts/{name}", self.artifact)
+        router.add_get("/jobs/{job_id}/deliveries", self.deliveries)
+        router.add_post("/deliveries/{delivery}/redeliver", self.redeliver)
+
+    @property
+    def queue(self) -> Queue:
+        """The store's queue."""
+        return self.store.queue
 
     # ------------------------------------------------------------------ new jobs
 
@@ -129,6 +140,45 @@ class JobsAPI:
         ]
         return answer(job_object.EventList(events=found))
 
+    async def artifact(self, request: web.Request) -> web.StreamResponse:
+        """The bytes of an artifact; their hash is their ETag."""
+        _no_reader(request)
+        job = await self._job(request)
+        name = request.match_info["name"]
+        known = next((one for one in job.artifacts if one.name == name), None)
+        if known is None:
+            raise Failure(Code.BAD_REQUEST, f"job {job.id} has no artifact {name[:64]!r}", status=404)
+        headers = {hdrs.ETAG: f'"{known.sha256}"', hdrs.CACHE_CONTROL: "private, no-cache"}
+        if any(tag.value in {known.sha256, "*"} for tag in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        found = await self.store.answers.get(job, name)
+        if found is None:
+            raise Failure(Code.BAD_REQUEST, f"artifact {name!r} of job {job.id} is kept no longer", status=410)
+        return web.Response(body=found[1], headers=headers | {hdrs.CONTENT_TYPE: known.content_type})
+
+    # ------------------------------------------------------------------ its webhooks
+
+    async def deliveries(self, request: web.Request) -> web.StreamResponse:
+        """What was tried to tell its receiver, and how that ended; kept longer than the job."""
+        _no_reader(request)
+        job_id = request.match_info["job_id"]
+        tried = await self.store.deliveries.log(job_id) if is_ulid(job_id) else []
+        if not tried or request[CALLER].role is not Role.OPERATOR:
+            await self._job(request)
+        return answer(job_object.DeliveryList(deliveries=[_delivery(one) for one in tried]))
+
+    async def redeliver(self, request: web.Request) -> web.StreamResponse:
+        """Send an event again: the same id and bytes."""
+        delivery = request.match_info["delivery"]
+        caller = request[CALLER]
+        job_id = job_of(delivery) or ""
+        job = await self.queue.get(job_id) if is_ulid(job_id) else None
+        known = caller.role is Role.OPERATOR or (job is not None and job.caller == caller.name)
+        met = await self.store.deliveries.redeliver(delivery) if known and is_ulid(job_id) else Redelivered.UNKNOWN
+        if met is Redelivered.UNKNOWN:
+            raise Failure(Code.BAD_REQUEST, f"no delivery {delivery[:64]!r} is known here (any more)", status=404)
+        return answer(job_object.Redelivery(id=delivery, status=met.value), 202)
+
     # ------------------------------------------------------------------ the list
 
     async def list(self, request: web.Request) -> web.StreamResponse:
@@ -163,8 +213,11 @@ class JobsAPI:
         seen = await self.outlooks.of(job)
         return job_object.waiting_object(job, job.changed_at, seen.position, seen.eta_seconds, seen.waiting_for)
 
-    async def _object(self, job: Job, _request: web.Request) -> job_object.JobObject:
-        return job_object.job_object(job, job.changed_at)
+    async def _object(self, job: Job, request: web.Request) -> job_object.JobObject:
+        """The object with its results, which a reader does not get to see."""
+        looks_only = request[CALLER].role is Role.READER
+        artifacts = [] if looks_only or not job.artifacts else await self.store.answers.shown(job)
+        return job_object.job_object(job, job.changed_at, artifacts)
 
 
 def sender(request: web.Request) -> Sender:
@@ -179,6 +232,21 @@ def answer(shape: BaseModel, status: int = 200) -> web.Response:
     response.headers[hdrs.CONTENT_TYPE] = JSON_TYPE
     response.headers[hdrs.CACHE_CONTROL] = "no-store"
     return response
+
+
+def _delivery(tried: Tried) -> job_object.Delivery:
+    return job_object.Delivery(
+        id=tried.id,
+        event=f"job.{tried.state}",
+        seq=tried.seq,
+        url=tried.url,
+        attempt=tried.attempt,
+        time=job_object.rfc3339(tried.time),
+        status=tried.status,
+        duration_ms=None if tried.duration is None else round(tried.duration * 1000, 3),
+        error=tried.error,
+        reply=tried.reply,
+    )
 
 
 def _receipt(receipt: Receipt) -> web.Response:

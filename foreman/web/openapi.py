@@ -20,7 +20,14 @@ _JSON: Final = "application/json"
 _NDJSON: Final = "application/x-ndjson"
 _ANSWERS: Final = (
     *(job_object.JobObject, job_object.WaitingJobObject, job_object.Accepted, job_object.JobList, job_object.EventList),
-    *(job_object.DeliveryList, job_object.ErrorBody, ops_shapes.Health, ops_shapes.Ready, ops_shapes.PoolState),
+    *(
+        job_object.DeliveryList,
+        job_object.Redelivery,
+        job_object.ErrorBody,
+        ops_shapes.Health,
+        ops_shapes.Ready,
+        ops_shapes.PoolState,
+    ),
 )
 _WHY: Final = {
     400: "no JSON, or no job",
@@ -97,6 +104,16 @@ _OPERATIONS: Final = (
         "post", "/jobs/{job_id}/retry", "retry", "A new job of an ended one", _SUBMITTED, (400, 404, 409, 410, 422),
         headers=(_KEY,),
     ),
+    _Operation(
+        "get", "/jobs/{job_id}/artifacts/{name}", "artifact", "The bytes of a result", {200: {}, 304: None}, (404, 410)
+    ),
+    _Operation(
+        "get", "/jobs/{job_id}/deliveries", "deliveries", "Its webhook log, oldest first",
+        {200: _ref("DeliveryList")}, (404,),
+    ),
+    _Operation(
+        "post", "/deliveries/{delivery}/redeliver", "redeliver", "Send an event again", {202: _ref("Redelivery")}, (404,)
+    ),
     _Operation("get", "/ops/state", "state", "The whole pool at one moment", {200: _ref("PoolState")}),
     _Operation("get", "/healthz", "health", "Is it alive?", {200: _ref("Health")}, open=True),
     _Operation("get", "/readyz", "ready", "Does it take calls?", {200: _ref("Ready"), 503: _ref("Ready")}, open=True),
@@ -151,8 +168,9 @@ def _described(operation: _Operation) -> dict[str, Any]:
 
 
 def _responses(operation: _Operation) -> dict[str, Any]:
-    responses = {
-        str(status): {"description": "as asked", "content": {operation.kind: {"schema": schema}}}
+    responses: dict[str, Any] = {
+        str(status): {"description": "as asked"}
+        | ({} if schema is None else {"content": {operation.kind: {"schema": schema}}})
         for status, schema in operation.answers.items()
     }
     refusals = () if operation.open else (*operation.refusals, 401, 403, 503)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from foreman.web.call import Calls, Ticket
     from foreman.web.intake import Intake
     from foreman.web.outlook import Outlooks
+    from foreman.web.receivers import Receivers
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +78,7 @@ class Submission:
     calls: Calls
     intake: Intake
     outlooks: Outlooks
+    receivers: Receivers
     new_id: Callable[[], str]
 
     async def submit(self, body: bytes, sender: Sender) -> Receipt:
@@ -127,6 +129,8 @@ class Submission:
             raise Failure(Code.SHUTTING_DOWN, "this gateway is stopping: send the request again", retry_after=1)
         if sender.key is not None and not _KEY.fullmatch(sender.key):
             wrong("Idempotency-Key", "use 1 to 255 visible ASCII characters")
+        if asked.state_webhook_url is not None:
+            await self.receivers.check(asked.state_webhook_url)
         await self.intake.inventory.fresh()
         seen = _peeked(asked.endpoint, taken.payload, self.intake.inventory.foreign)
         ticket = await self.intake.ticket(asked.endpoint, taken.payload, seen)

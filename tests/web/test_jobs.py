@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from foreman.core import destinations
 from foreman.core.errors import Code, Failure
 from foreman.core.ids import is_ulid, ulid
 from foreman.core.jobs import Slot, State
 from foreman.protocols.job_object import NINE, rfc3339
 from foreman.web import jobs_api
+from foreman.web.receivers import Receivers
 from tests.web.conftest import wait_until
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -155,6 +157,62 @@ class TestSubmit:
     async def test_while_the_gateway_leaves(self, gateway, caller) -> None:
         gateway.calls.leaving = True
         error(await caller.post("/jobs", CHAT), 503, "shutting_down")
+
+
+class TestWebhookURL:
+    async def test_a_public_one_is_taken(self, caller, store) -> None:
+        job_id = await submit(caller, state_webhook_url="https://93.184.215.14/hook?a=b", webhook_events=["job.done"])
+        job = await store.queue.get(job_id)
+        assert (job.state_webhook_url, job.webhook_events) == ("https://93.184.215.14/hook?a=b", {State.DONE})
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            *("http://127.0.0.1:9009/", "http://localhost:9009/", "http://[::1]/", "http://[::ffff:127.0.0.1]/x"),
+            *("http://0.0.0.0/", "http://10.1.2.3/", "http://192.168.1.5:80/", "http://169.254.169.254/latest"),
+            *("http://[::ffff:7f00:1]/", "http://[64:ff9b::7f00:1]/", "http://a.localhost/"),
+        ],
+    )
+    async def test_one_that_is_not_public_is_refused_with_the_line_to_add(self, caller, store, url: str) -> None:
+        message = error(await caller.post("/jobs", CHAT | {"state_webhook_url": url}), 422)
+        assert message.startswith("state_webhook_url: ")
+        assert "FOREMAN_WEBHOOK_ALLOW=" in message
+        assert (await store.queue.counts()).queued == 0
+
+    @pytest.mark.parametrize(
+        "url",
+        ["ftp://example.com/", "https://", "https://u:p@example.com/", "http://0x7f000001/", "http://127.1/", "/x"],
+    )
+    async def test_one_that_nobody_can_allow(self, caller, url: str) -> None:
+        message = error(await caller.post("/jobs", CHAT | {"state_webhook_url": url}), 422)
+        assert message.startswith("state_webhook_url: ")
+
+    async def test_a_name_that_leads_home(self, gateway, caller, monkeypatch) -> None:
+        names = {"n8n.example": "192.168.1.5", "hook.example": "93.184.215.14"}
+        asked = []
+
+        async def look_up(host, port, **_kwargs):
+            asked.append(host)
+            if host not in names:
+                raise OSError(host)
+            return [(0, 0, 0, "", (names[host], port))]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up, raising=False)
+        receivers = Receivers(())
+        for _ in range(2):
+            with pytest.raises(Failure, match=r"FOREMAN_WEBHOOK_ALLOW=n8n\.example:5678"):
+                await receivers.check("http://n8n.example:5678/hook")
+        assert asked == ["n8n.example"], "remembered"
+        await receivers.check("http://hook.example/hook")
+        await receivers.check("http://unknown.example/hook")
+        await Receivers(destinations.parse("*.example")).check("http://n8n.example/hook")
+        await Receivers(destinations.parse("192.168.0.0/16")).check("http://n8n.example/hook")
+
+    async def test_what_the_operator_allows(self, open_gateway, worker, dial) -> None:
+        caller = await dial(await open_gateway(webhook_allow="localhost:9009,10.0.0.0/8"))
+        await submit(caller, state_webhook_url="http://localhost:9009/hook")
+        await submit(caller, state_webhook_url="http://10.9.8.7:1/hook")
+        error(await caller.post("/jobs", CHAT | {"state_webhook_url": "http://localhost:9010/hook"}), 422)
 
 
 class TestKeys:

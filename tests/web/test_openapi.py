@@ -9,6 +9,7 @@ import pytest
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import State
+from foreman.store.answers import Answer
 from foreman.web import openapi
 
 CHAT = {"model": "m", "messages": []}
@@ -77,6 +78,7 @@ async def test_answers_in_every_state_keep_to_it(caller, worker) -> None:
         reason="test",
         usage={"prompt_tokens": 1, "completion_tokens": 2},
         timings={"queued_ms": 1.5, "total_ms": 2},
+        answer=Answer.of(b"{}"),
     )
     validate("get", one, await caller.get(f"/jobs/{job_id}"))
     validate("post", "/jobs/{job_id}/retry", await caller.post(f"/jobs/{job_id}/retry", b""))
@@ -85,6 +87,10 @@ async def test_answers_in_every_state_keep_to_it(caller, worker) -> None:
     validate("get", "/jobs", await caller.get("/jobs"))
     validate("get", "/jobs/{job_id}/events", await caller.get(f"/jobs/{job_id}/events"))
     validate("get", "/jobs/{job_id}/request", await caller.get(f"/jobs/{job_id}/request"))
+    validate("get", "/jobs/{job_id}/deliveries", await caller.get(f"/jobs/{job_id}/deliveries"))
+    artifact = "/jobs/{job_id}/artifacts/{name}"
+    validate("get", artifact, await caller.get(f"/jobs/{job_id}/artifacts/completion"))
+    validate("get", artifact, await caller.get(f"/jobs/{job_id}/artifacts/x"))
     validate("delete", one, await caller.get(f"/jobs/{job_id}", method="DELETE"))
 
 
@@ -97,6 +103,11 @@ async def test_refusals_keep_to_it(caller, gateway) -> None:
         validate(method, "/jobs/{job_id}", await caller.get("/jobs/x", method=method.upper()))
     job_id = (await caller.post("/jobs", CHAT)).json()["job_id"]
     validate("post", "/jobs/{job_id}/retry", await caller.post(f"/jobs/{job_id}/retry", b""))
+    redeliver = "/deliveries/{delivery}/redeliver"
+    validate("post", redeliver, await caller.post("/deliveries/x/redeliver", b""))
+    body = CHAT | {"state_webhook_url": "http://93.184.215.14/"}
+    job_id = (await caller.post("/jobs", body)).json()["job_id"]
+    validate("post", redeliver, await caller.post(f"/deliveries/evt_{job_id}_1/redeliver", b""))
     gateway.calls.leaving = True
     validate("post", "/jobs", await caller.post("/jobs", CHAT))
     validate("get", "/readyz", await caller.get("/readyz"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from foreman.core.errors import Code, Failure
 from foreman.store import rows
 from foreman.store.errors import FencedError
-from foreman.store.keys import LINK_SECRET, Keys
+from foreman.store.keys import ARQ_HEALTH, LINK_SECRET, Keys
 from foreman.store.records import Ownership
 from foreman.store.scripts import EDGES, POISON
 
@@ -146,6 +146,10 @@ class Roster:
         await self._connection.command("SET", key, secrets.token_hex(32), "NX")
         reply: bytes = await self._connection.command("GET", key)
         return reply.decode()
+
+    async def background_lives(self) -> bool:
+        """Whether a background worker gave a sign of life in the last seconds."""
+        return bool(await self._connection.command("EXISTS", self.keys.of(ARQ_HEALTH)))
 
     async def alone(self, targets: Iterable[str]) -> list[str]:
         """Bury every worker and gateway at once, and forget all targets but these; the ids of the jobs it moved.

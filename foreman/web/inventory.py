@@ -59,6 +59,8 @@ class Inventory:
         self._failed_at = float("-inf")
         self.failure: StoreUnavailableError | None = None
         """Why the last attempt to read the store failed; None where it did not."""
+        self.unwritten: StoreUnavailableError | None = None
+        """Why the store took not what this gateway wrote last (it may still be read: a full disk, a replica)."""
         self._at = float("-inf")
         self._index: dict[str, list[tuple[TargetStatus, str]]] = {}
         self.targets: tuple[TargetStatus, ...] = ()
@@ -93,8 +95,8 @@ class Inventory:
         return self.targets
 
     def store_answers(self) -> bool:
-        """Whether the store was heard lately: a snapshot is due each half second."""
-        return self.failure is None and self._loop.time() - self._at < _SILENT
+        """Whether the store was heard lately (a snapshot is due each half second) and takes what is written."""
+        return self.failure is None and self.unwritten is None and self._loop.time() - self._at < _SILENT
 
     async def find(self, model: str) -> Found | None:
         """Who has `model`; asks for one fresh probe and waits up to a second before it says None.

@@ -68,8 +68,8 @@ async def state(queue: Queue, inventory: Inventory) -> dict[str, Any]:
 async def reasons(queue: Queue, inventory: Inventory, findings: Iterable[str]) -> list[str]:
     """Why this pool is not at its best, one sentence each; empty when it is."""
     if not inventory.store_answers():
-        why = f": {inventory.failure.message}" if inventory.failure else ""
-        return [f"the store does not answer{why}"]
+        failure = inventory.failure or inventory.unwritten
+        return [f"the store does not answer{f': {failure.message}' if failure else ''}"]
     found = list(findings)
     if not inventory.targets:
         found.append("no worker has announced a target: start `foreman serve --role worker`")
@@ -83,6 +83,10 @@ async def reasons(queue: Queue, inventory: Inventory, findings: Iterable[str]) -
                 "allow two loaded models (OLLAMA_MAX_LOADED_MODELS), or give embeddings a target of their own"
             )
     try:
+        if not await queue.background_lives():
+            found.append(
+                "no background worker is alive, and webhooks wait for one: start `foreman serve --role background`"
+            )
         for worker in await queue.workers():
             found += [f"worker {worker.id} has no link to gateway {gateway}" for gateway in worker.unreachable]
     except StoreUnavailableError as error:

@@ -9,6 +9,7 @@ import pytest
 
 from foreman.core.errors import Code, Failure
 from foreman.store.errors import StoreUnavailableError
+from foreman.store.keys import ARQ_HEALTH
 from foreman.web.dashboard import page
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON, NDJSON
@@ -17,7 +18,13 @@ from tests.web.test_chat import CHAT, LINES, WHOLE
 NASTY = "<script>alert(1)</script>&\"'"
 
 
-async def test_health_when_all_is_well(gateway, dial):
+@pytest.fixture
+async def background(store):
+    """A background worker's sign of life."""
+    await store.queue._connection.command("SET", store.queue.keys.of(ARQ_HEALTH), "well", "PX", 60_000)
+
+
+async def test_health_when_all_is_well(gateway, background, dial):
     await wait_until(lambda: gateway.inventory.targets)
     reply = await (await dial(gateway)).get("/healthz")
     assert reply.status == 200
@@ -38,6 +45,31 @@ async def test_health_names_what_is_wrong(gateway, worker, dial):
     )
     assert "OLLAMA_MAX_LOADED_MODELS" in said["reasons"][1]
     assert (await caller.get("/readyz")).status == 200, "a missing target is no reason not to take calls"
+
+
+async def test_health_without_a_background_worker(gateway, dial):
+    await wait_until(lambda: gateway.inventory.targets)
+    said = (await (await dial(gateway)).get("/healthz")).json()
+    assert said["degraded"] is True
+    assert "foreman serve --role background" in said["reasons"][0]
+
+
+async def test_a_store_that_can_be_read_and_not_written_is_away(gateway, background, dial, store, monkeypatch):
+    caller = await dial(gateway)
+    assert (await caller.get("/readyz")).status == 200
+
+    async def full(*_args):
+        raise StoreUnavailableError("The store refuses work for now: MISCONF")
+
+    monkeypatch.setattr(store.queue, "announce", full)
+    await wait_until(lambda: not gateway.inventory.store_answers())
+    assert (await caller.get("/readyz")).status == 503
+    assert (await caller.get("/healthz")).json()["reasons"] == [
+        "the store does not answer: The store refuses work for now: MISCONF"
+    ]
+    monkeypatch.undo()
+    await wait_until(gateway.inventory.store_answers)
+    assert (await caller.get("/readyz")).status == 200
 
 
 async def test_health_without_any_worker(open_gateway, dial):

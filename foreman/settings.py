@@ -229,7 +229,6 @@ class Settings(BaseSettings):
     max_queue: Count = 10_000
     max_body: Size = 64 << 20
     max_answer: Size = 16 << 20
-    max_answer: Size = 16 << 20
     max_attempts: Count = 3
     job_ttl: PositiveDuration = 86_400.0
     due_after: DueAfter = DUE_AFTER

@@ -93,7 +93,7 @@ class Store:
         connection = await self._new_connection()
         make = inbox.of_worker if kind == "worker" else inbox.of_gateway
         made: Inbox[Any] = make(connection, self.queue.keys, owner)
-        self._inboxes.append(made)
+        self._inboxes = [*(one for one in self._inboxes if not one.closed), made]  # a worker may begin anew many times
         return made
 
     async def close(self) -> None:

@@ -42,6 +42,7 @@ class Inbox(Generic[MessageT]):
         self._wake = wake
         self._wakes: dict[str, str] = {}
         self._pop: asyncio.Future[Any] | None = None
+        self.closed = False
 
     def watch(self, targets: Iterable[str]) -> None:
         """Also listen to the wake-ups of these targets, from the next pop on (within a second)."""
@@ -68,6 +69,7 @@ class Inbox(Generic[MessageT]):
 
     async def close(self) -> None:
         """Give the connection back; a pop under way is dropped."""
+        self.closed = True
         await self._connection.close()
         if self._pop is not None:
             await asyncio.wait([self._pop])

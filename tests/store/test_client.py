@@ -203,6 +203,15 @@ class TestArq:
         )  # fmt: skip
 
 
+async def test_an_inbox_that_was_closed_is_forgotten(valkey: str, pool: str) -> None:
+    store = await connect(StoreSettings(pool), valkey)
+    for life in range(5):
+        inbox = await store.inbox("worker", f"wk-{life}")
+        await inbox.close()
+    assert len(store._inboxes) == 1
+    await store.close()
+
+
 async def test_close_closes_the_inboxes_too(valkey: str, pool: str) -> None:
     store = await connect(StoreSettings(pool), valkey)
     inbox = await store.inbox("gateway", "gw-1")

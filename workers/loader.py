@@ -34,6 +34,8 @@ REFUSALS: Final = 3
 """Preloads of a lane refused in a row until its loads are held."""
 HOLD: Final = 30.0
 """Seconds for which they are held."""
+_REFUSED_KEPT: Final = 512
+"""Lanes whose refusals are counted at once."""
 _UNLOAD_WAIT: Final = 10.0
 """Seconds until a victim that ps still lists no longer holds up the load: the target itself waits for it then."""
 _UNLOAD_POLL: Final = 0.05
@@ -236,9 +238,13 @@ class Loader:
         return reply.status
 
     def _refuse(self, lane: str, status: int) -> None:
-        count = self._refused.get(lane, 0) + 1
+        count = self._refused.pop(lane, 0) + 1
         log.warning("target.load_refused", lane=lane, status=status, in_a_row=count)
+        now = self._clock.now()
+        self._held_until = {held: until for held, until in self._held_until.items() if until > now}
         if count >= REFUSALS:
-            self._held_until[lane] = self._clock.now() + HOLD
-            count = 0
+            self._held_until[lane] = now + HOLD
+            return
         self._refused[lane] = count
+        if len(self._refused) > _REFUSED_KEPT:  # callers name options, and so lanes, without end
+            del self._refused[next(iter(self._refused))]

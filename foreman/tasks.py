@@ -34,7 +34,8 @@ class Tasks:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("task.died", task=task.get_name(), error=repr(error), exc_info=error)
+            # Only its kind beside the traceback: the repr of a decoding error holds all that was to be decoded.
+            log.error("task.died", task=task.get_name(), error=type(error).__name__, exc_info=error)
 
     async def close(self) -> None:
         """Cancel all children and wait until they are gone."""

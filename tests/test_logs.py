@@ -69,3 +69,16 @@ async def test_a_traceback_shows_no_local_variables(kind: str, out: io.StringIO)
     assert "LookupError" in out.getvalue()
     assert "Traceback" in out.getvalue()
     assert "s3cret" not in out.getvalue().replace('prompt = "s3cret"', "")
+
+
+async def test_an_error_that_carries_what_it_could_not_read_is_logged_without_it(out: io.StringIO):
+    logs.configure("json", out)
+
+    async def child() -> None:
+        b"s3cret \xff".decode()
+
+    tasks = Tasks("owner")
+    await asyncio.wait([tasks.spawn(child(), "child")])
+    await asyncio.sleep(0)
+    assert "UnicodeDecodeError" in out.getvalue()
+    assert "s3cret" not in out.getvalue().replace('b\\"s3cret', "")

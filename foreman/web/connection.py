@@ -65,7 +65,7 @@ class CallerConnection(RequestHandler):
         if status < 500:
             log.info("request.malformed", status=status, why=(message or "").partition("\n")[0][:100])
         else:
-            log.error("request.died", path=request.path, error=repr(exc), exc_info=exc)
+            log.error("request.died", path=request.path, error=type(exc).__name__, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is on its way already")
         text = b"400 Bad Request" if status == 400 else b"%d internal error: see the gateway's log" % status

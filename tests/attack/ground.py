@@ -178,11 +178,15 @@ class Site:
         return sum('"request.' in line for line in self.log(since).splitlines())
 
     async def alive(self) -> None:
-        """A plain call works: the worker lives, its slot is free, the model answers."""
+        """A plain call works: the worker lives, its slot is free, the model answers. Nothing else is under way."""
+        await self.alive_beside()
+        await self.settled()
+
+    async def alive_beside(self) -> None:
+        """A plain call works, whatever else waits."""
         answer = await self.post("/api/chat", {**CHAT, "stream": False}, timeout=20)
         assert answer.status == 200, answer.body
         assert json.loads(answer.body)["done"] is True
-        await self.settled()
 
 
 @contextlib.asynccontextmanager

@@ -11,15 +11,16 @@ import pytest
 import pytest_asyncio
 
 from foreman.demo.ollama import FakeOllama
-from tests.attack.ground import CHAT, MODES, Site, site
+from tests.attack.ground import CHAT, Site, site
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODES)
-async def at(request, tmp_path_factory, valkey):
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def at(tmp_path_factory, valkey):
+    """The roles apart: what is refused is the gateway's alone, and is the same in one process."""
     fake = FakeOllama(models=["alpha", "embedder"], tokens=2)
-    async with site(tmp_path_factory.mktemp("bad"), valkey, fake, request.param, max_body="64KiB", models="2") as made:
+    async with site(tmp_path_factory.mktemp("bad"), valkey, fake, "apart", max_body="64KiB", models="2") as made:
         yield made
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LEASE = 4.0
 """Seconds."""
+APART = pytest.mark.parametrize("pair", ["apart"], indirect=True, scope="module")
+"""For the slow ones: roles apart is the harder case."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODES)
@@ -129,6 +131,7 @@ async def test_away_before_the_first_byte(pair: tuple[Site, EmbeddedServer]) -> 
     await back(at)
 
 
+@APART
 async def test_away_longer_than_the_lease_in_mid_stream(pair: tuple[Site, EmbeddedServer]) -> None:
     """The lease is gone by then. The stream ends whole or with an error, never spliced, never silently."""
     at, server = pair
@@ -210,6 +213,7 @@ async def test_killed_while_idle_and_while_a_job_runs(pair: tuple[Site, Embedded
     assert left == set()
 
 
+@APART
 async def test_frozen_is_as_good_as_away(pair: tuple[Site, EmbeddedServer]) -> None:
     """SIGSTOP: it takes connections and says nothing. Calls are refused, not held for ever."""
     at, server = pair

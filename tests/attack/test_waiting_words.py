@@ -59,7 +59,7 @@ async def rest(caller: Caller, timeout: float = 20) -> list[bytes]:
     return found
 
 
-@pytest.mark.parametrize("dialect", STREAMS)
+@pytest.mark.parametrize("dialect", ["chat", "chat-sse", "v1-chat", "v1-messages"])
 async def test_the_head_is_held_then_heartbeats_in_every_state(at: Site, dialect: str) -> None:
     """queued, then prefill, then silence between two tokens: spaces or comment lines, and a whole answer after them."""
     await at.alive()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ async def test_a_named_callers_class_is_its_default_and_ceiling(guarded: Site) -
             **more,
         )
         waiting.append(caller)
-        await until(lambda count=len(waiting): queued(guarded, count))
+        await until(functools.partial(queued, guarded, len(waiting)))
     gate.open()
     for caller in [first, *waiting]:
         assert (await caller.answer()).status == 200

@@ -12,7 +12,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Final, NoReturn
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError, WithJsonSchema
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, State
@@ -29,6 +29,14 @@ FURTHEST: Final = 7 * 86_400.0
 """Seconds that `not_before` may lie ahead."""
 LONGEST: Final = 10 * 365 * 86_400.0
 """Seconds that stand for any later deadline."""
+
+EXAMPLE: Final[dict[str, JsonValue]] = {
+    "model": "llama3.2",
+    "messages": [{"role": "user", "content": "Why is the sky blue?"}],
+    "priority": "low",
+    "deadline_seconds": 3600,
+    "metadata": {"run": "nightly-7"},
+}
 
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _PRIORITIES: Final = tuple(member.word for member in reversed(Priority))
@@ -105,9 +113,11 @@ _WORDS: Final = [*State, *(f"{_TYPE}{state}" for state in State)]
 class JobRequest(BaseModel):
     """A job to submit: the native payload of its endpoint, flat, with these fields beside it."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(
+        extra="allow", frozen=True, json_schema_extra={"required": ["model"], "examples": [EXAMPLE]}
+    )
 
-    model: str = ""
+    model: Annotated[str, WithJsonSchema({"type": "string", "minLength": 1})] = ""
     endpoint: Annotated[
         str, BeforeValidator(_endpoint), WithJsonSchema({"enum": list(ENDPOINTS), "default": ENDPOINTS[0]})
     ] = ENDPOINTS[0]

@@ -54,7 +54,8 @@ class _Operation(NamedTuple):
     """Beside 401, 403 and 503, which all have."""
     query: tuple[tuple[str, dict[str, Any], str], ...] = ()
     headers: tuple[tuple[str, dict[str, Any], str], ...] = ()
-    body: tuple[str, Any] | None = None
+    body: tuple[tuple[str, ...], Any] | None = None
+    """The types it is sent as, and its schema."""
     kind: str = _JSON
     open: bool = False
 
@@ -78,18 +79,23 @@ _LIST_QUERY: Final = (
     ("cursor", {"type": "string", "pattern": "^[0-7][0-9A-HJKMNP-TV-Z]{25}$"}, "The next_cursor of the page before"),
 )
 _OBJECT: Final = {"anyOf": [_ref("WaitingJobObject"), _ref("JobObject")]}
-_SUBMITTED: Final = {202: _ref("Accepted"), 200: _ref("Accepted")}
+_ACCEPTED: Final = _ref("Accepted")
+_SUBMITTED: Final = {202: _ACCEPTED, 200: _ACCEPTED}
+_LINKS: Final = {
+    name: {"operationId": name, "parameters": {"job_id": "$response.body#/job_id"}}
+    for name in ("show", "cancel", "request", "events", "retry", "deliveries")
+}
 _BYTES: Final = {"type": "string", "format": "binary"}
 
 _OPERATIONS: Final = (
     _Operation(
         "post", "/jobs", "submit", "Queue a job", _SUBMITTED, (400, 404, 408, 413, 422),
-        headers=(_KEY,), body=(_JSON, _ref("JobRequest")),
+        headers=(_KEY,), body=((_JSON,), _ref("JobRequest")),
     ),
     _Operation("get", "/jobs", "list", "Jobs, newest first", {200: _ref("JobList")}, (422,), query=_LIST_QUERY),
     _Operation(
         "post", "/jobs/batch", "batch", "Queue a job a line; an answer a line, in order", {200: _BYTES}, (400,),
-        headers=(_KEY,), body=(_NDJSON, _BYTES), kind=_NDJSON,
+        headers=(_KEY,), body=((_NDJSON, "text/plain"), _BYTES), kind=_NDJSON,
     ),
     _Operation(
         "get", "/jobs/{job_id}", "show", "A job, at once or at its end", {200: _OBJECT}, (404, 422),
@@ -160,8 +166,8 @@ def _described(operation: _Operation) -> dict[str, Any]:
         "responses": _responses(operation),
     }
     if operation.body is not None:
-        kind, schema = operation.body
-        described["requestBody"] = {"required": True, "content": {kind: {"schema": schema}}}
+        kinds, schema = operation.body
+        described["requestBody"] = {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}
     if operation.open:
         described["security"] = []
     return described
@@ -171,6 +177,7 @@ def _responses(operation: _Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {
         str(status): {"description": "as asked"}
         | ({} if schema is None else {"content": {operation.kind: {"schema": schema}}})
+        | ({"links": _LINKS} if schema == _ACCEPTED else {})
         for status, schema in operation.answers.items()
     }
     refusals = () if operation.open else (*operation.refusals, 401, 403, 503)

@@ -49,6 +49,8 @@ class Call:
     """The store has the job."""
     down_from: float | None = None
     """Since when all its targets have been seen down while it waited; loop clock."""
+    over: bool = False
+    """The store has been seen to say that the job has ended, although no run of it said so here."""
     position: int = field(default=1)
     """The last known place in the queue."""
 
@@ -151,6 +153,8 @@ class Waiting:
         return not new.targets or target.name in new.targets
 
     def _look_at(self, call: Call) -> None:
+        if call.relay.feedback is None and call.relay.epoch and call.relay.phase is not Phase.ENDED:
+            self._tasks.spawn(self._still_to_come(call), "still_to_come")
         now = asyncio.get_running_loop().time()
         down = call.relay.feedback is None and call.relay.phase is not Phase.ENDED and self.down(call)
         if not down:
@@ -161,6 +165,23 @@ class Waiting:
         if self._down_wait and now - call.down_from >= self._down_wait:
             call.down_from = now  # asked once per wait, should the store refuse
             self._tasks.spawn(self.give_up(call, _unreachable(down)), "give_up")
+
+    async def _still_to_come(self, call: Call) -> None:
+        """A call whose run was lost: has that run ended all the same, its last words lost with the link?
+
+        Seen twice, a look apart, since another run's answer may be on its way beside what the store says.
+        """
+        try:
+            job = await self._queue.get(call.new.id)
+        except StoreUnavailableError:
+            return
+        if call.relay.feedback is not None or (job is not None and job.state not in TERMINAL):
+            call.over = False
+        elif not call.over:
+            call.over = True
+        else:
+            answer_lost = Failure(Code.INTERRUPTED, "the answer was lost on its way here: send the request again")
+            call.relay.fail(answer_lost if job is None or job.state is State.DONE else _failure(job.state, job.error))
 
     async def give_up(self, call: Call, failure: Failure) -> None:
         """End a job that is still queued, and its call with it; cut a run in progress where its time is over."""

@@ -286,6 +286,19 @@ async def test_the_stores_word_ends_a_run_whose_worker_says_nothing(gateway, wor
     assert (await caller.reply()).body == b"".join(LINES)
 
 
+@pytest.mark.parametrize("state", [State.DONE, State.FAILED])
+async def test_an_end_that_was_lost_with_the_link_leaves_nobody_waiting(gateway, worker, dial, state):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", {**CHAT, "stream": False})
+    run = await worker.claim()
+    run.outlet.working()
+    gateway.waiting.calls[run.job.id].relay.lost()  # as when the connection ends between the last frame and its arrival
+    failure = None if state is State.DONE else Failure(Code.UPSTREAM_ERROR, "no")
+    await run.end(state, failure)
+    reply = await caller.reply()
+    assert (reply.status, reply.header("X-Foreman-Error")) == (502, failure.code if failure else "interrupted")
+
+
 async def test_a_worker_lost_in_mid_answer_interrupts_and_the_job_is_not_run_again(gateway, worker, dial, store):
     caller = await dial(gateway)
     caller.ask("POST", "/api/chat", CHAT)

@@ -101,17 +101,28 @@ def _settings(settings: Settings) -> list[Finding]:
 
 
 def _links(settings: Settings) -> list[Finding]:
-    """Links that leave this machine in the clear."""
+    """Links that leave this machine in the clear, or lead nowhere."""
     host = address(settings.link_bind)[0]
+    found = []
+    if address(settings.link_announce)[0] in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        found.append(
+            Finding(
+                Level.WARNING,
+                "links",
+                f"FOREMAN_LINK_ADDR is {settings.link_addr!r}: it announces no host that a worker elsewhere could dial",
+                "add what workers reach behind a comma, such as 0.0.0.0:7480,gateway.lan:7480",
+            )
+        )
     if is_loopback(host) or settings.link_cert is not None:
-        return []
+        return found
     return [
+        *found,
         Finding(
             Level.WARNING,
             "links",
             f"FOREMAN_LINK_ADDR is {settings.link_addr!r} and there is no TLS: answers travel in the clear to workers elsewhere",
             "set FOREMAN_LINK_CERT, FOREMAN_LINK_KEY and FOREMAN_LINK_CA, unless the network is private (as compose's is)",
-        )
+        ),
     ]
 
 
@@ -123,11 +134,17 @@ async def _gateway(settings: Settings) -> list[Finding]:
         async with aiohttp.ClientSession(timeout=_PATIENCE, headers=headers) as session:
             health = await _json(session, f"{url}/healthz")
             state = await _json(session, f"{url}/ops/state")
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
         reason = str(error) or "no answer"
         return [
             Finding(Level.WARNING, "gateway", f"no foreman answers at {url} ({reason})", "start one: foreman serve")
         ]
+    if "degraded" not in health:
+        other = f"what answers at {url} is no foreman"
+        return [Finding(Level.PROBLEM, "gateway", other, "set FOREMAN_URL to the gateway's, or free that port for it")]
+    if isinstance(refused := state.get("error"), dict):
+        why = f"{url} does not let us look: {refused.get('message')}"
+        return [Finding(Level.PROBLEM, "gateway", why, "set FOREMAN_TOKEN to one that it knows")]
     reasons = health.get("reasons") or ([] if not health.get("degraded") else ["it calls itself degraded"])
     found = [Finding(Level.WARNING, "gateway", _reason(reason), "see below, and /ops/state") for reason in reasons]
     return [*(found or [Finding(Level.OK, "gateway", f"{url} answers and is well")]), *_unlinked(state)]
@@ -136,7 +153,10 @@ async def _gateway(settings: Settings) -> list[Finding]:
 async def _json(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     """A JSON object, whatever the status; {} where another kind of answer came."""
     async with session.get(url) as reply:
-        body = await reply.json(content_type=None)
+        try:
+            body = await reply.json(content_type=None)
+        except ValueError:
+            return {}
         return body if isinstance(body, dict) else {}
 
 

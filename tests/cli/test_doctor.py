@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
+from foreman.cli import checkup
 from foreman.cli.checkup import Level, advice, examine, in_container
 from foreman.demo.ollama import FakeOllama
 from foreman.settings import TargetSettings, load
@@ -53,6 +54,34 @@ async def test_beside_a_running_foreman_all_is_well(tmp_path: Path):
             ("ok", "store"),
             ("ok", "target main"),
         ], out
+
+
+async def test_a_gateway_that_wants_another_token_is_a_finding(tmp_path: Path):
+    async with (
+        FakeOllama(models=["alpha"]) as fake,
+        started(tmp_path, "serve", ADDR="127.0.0.1:0", TARGETS=f"main={fake.url}", TOKEN="right") as foreman,
+    ):
+        url = (await foreman.line("listens on")).split()[-1]
+        await healthy(url)
+        code, out, _ = await ran(tmp_path, "doctor", "--json", URL=url, TARGETS=f"main={fake.url}", TOKEN="wrong")
+    assert code == 1
+    (finding,) = (one for one in json.loads(out)["findings"] if one["subject"] == "gateway")
+    assert finding["level"] == "problem"
+    assert "this token is not known here" in finding["message"]
+
+
+async def test_another_server_in_the_gateways_place_is_a_finding():
+    async with FakeOllama(models=["alpha"]) as fake:
+        found = await examine(load(url=fake.url, ollama_url=fake.url), container=False)
+    assert "is no foreman" in next(one for one in found if one.subject == "gateway").message
+
+
+@pytest.mark.parametrize(
+    ("bound", "told"), [(":7480", True), ("0.0.0.0:7480,gateway:7480", False), ("127.0.0.1:0", False)]
+)
+def test_links_that_announce_no_host_are_told(bound: str, told: bool):
+    found = checkup._links(load(link_addr=bound))
+    assert any("announces no host" in finding.message for finding in found) is told
 
 
 async def test_several_findings_each_with_what_to_do(tmp_path: Path):

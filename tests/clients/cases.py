@@ -49,6 +49,7 @@ OLLAMA: Final[dict[str, Case]] = {
     "keep-alive": ("chat", {"model": CHAT, "messages": ASK, "keep_alive": "10m", "stream": True}),
     "load": ("generate", {"model": CHAT, "prompt": "", "stream": False}),
     "load-stream": ("generate", {"model": CHAT, "prompt": "", "stream": True}),
+    "unload": ("generate", {"model": CHAT, "prompt": "", "keep_alive": 0, "stream": False}),
     "embed": ("embed", {"model": EMBED, "input": ["one", "two"]}),
     "embed-string": ("embed", {"model": EMBED, "input": "one"}),
     "embeddings": ("embeddings", {"model": EMBED, "prompt": "one"}),

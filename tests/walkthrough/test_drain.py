@@ -11,6 +11,8 @@ from foreman.demo.ollama import FakeOllama
 from tests.rig import rig
 
 MODELS = ("alpha", "beta", "gamma")
+BOUND = 10 * (0.2 + 4 * (1 / 0.2 - 1) * 0.05 + 2 * 0.05 + 0.1)
+"""Seconds in which the newcomer's answer must be whole: ten times its due, a stay of four quanta, two loads, two runs."""
 
 
 async def call(session: aiohttp.ClientSession, url: str, model: str, **more: object) -> None:
@@ -65,7 +67,8 @@ async def test_a_fourth_lane_beside_an_endless_stream_of_the_first_is_served(tmp
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             feeders = [group.create_task(endless()) for _ in range(4)]
             await house.until(lambda state: state["jobs"]["done"] > 20)
-            await call(session, house.url, "delta")
+            async with asyncio.timeout(BOUND):
+                await call(session, house.url, "delta")
             busy_after = fake.loads[-1].model
             await call(session, house.url, "alpha")
             stop.set()

@@ -263,6 +263,11 @@ class TestSweep:
         assert await sent(ground) == [(f"evt_{job_id}_1", 2)]
         assert await ground.store.deliveries.sweep() == []
 
+    async def test_an_arq_job_that_died_before_its_attempt_is_written_anew(self, ground: Ground) -> None:
+        job_id = await job(ground)
+        await ground.look.set(f"arq:in-progress:{ground.key(k.ARQ)}:evt_{job_id}_1:1", 1, ex=60)
+        assert await ground.store.deliveries.sweep() == [f"evt_{job_id}_1"]
+
     async def test_a_lost_attempt_is_made_anew(self, ground: Ground) -> None:
         job_id = await job(ground)
         short = Pace(lease=0.01)

@@ -6,6 +6,14 @@
 -- include: clock, outbox
 local slack, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now, sent = clock(), {}
+
+-- Written, and not begun: a begun one without an attempt under way died before it came to that.
+local function arq_waits(evt, ticket)
+  local id = arq_id(evt, ticket)
+  return redis.call('ZSCORE', k_arq(), id) and redis.call('EXISTS', 'arq:job:' .. id) == 1
+    and redis.call('EXISTS', 'arq:in-progress:' .. id) == 0
+end
+
 for _, evt in ipairs(redis.call('ZRANGEBYSCORE', k_deliveries(), '-inf', now, 'LIMIT', 0, limit)) do
   local d = delivery_read(evt)
   local lease = d and d.inflight and tonumber(redis.call('ZSCORE', k_busy(d.url), evt) or '0')
@@ -18,7 +26,7 @@ for _, evt in ipairs(redis.call('ZRANGEBYSCORE', k_deliveries(), '-inf', now, 'L
     redis.call('HDEL', k_delivery(evt), 'inflight')
     send(evt, now, now)
     sent[#sent + 1] = evt
-  elseif redis.call('ZSCORE', k_arq(), arq_id(evt, d.ticket)) and redis.call('EXISTS', 'arq:job:' .. arq_id(evt, d.ticket)) == 1 then
+  elseif arq_waits(evt, d.ticket) then
     redis.call('ZADD', k_deliveries(), now + slack, evt)
   else
     send(evt, now, now)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_CANCEL_AGAIN: Final = 0.05
+"""Seconds between two tries to cancel while the store is away: sooner than a worker claims."""
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 """A number as everybody writes it; Python's float() would take `1_0` and other scripts' digits too."""
 
@@ -222,10 +224,18 @@ class Calls:
         self._tasks.spawn(self._cancel_in_store(call.new.id, failure), "cancel")
 
     async def _cancel_in_store(self, job_id: str, failure: Failure) -> None:
-        try:
-            await self._queue.cancel(job_id, failure)
-        except Failure as error:  # the store is away; recover() ends it with this gateway's presence or its lease
-            log.warning("job.cancel_unsent", job_id=job_id, error=error.message)
+        """Cancel, as soon as the store answers: a job that nobody waits for must not be the first to run then."""
+        told = False
+        while True:
+            try:
+                await self._queue.cancel(job_id, failure)
+            except StoreUnavailableError as error:
+                if not told:
+                    log.warning("job.cancel_unsent", job_id=job_id, error=error.message)
+                told = True
+                await asyncio.sleep(_CANCEL_AGAIN)
+            else:
+                return
 
 
 def deadline(text: str | None) -> float | None:

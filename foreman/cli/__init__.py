@@ -11,12 +11,17 @@ from typing import Annotated
 import typer
 
 import foreman
+from foreman.cli.cancel import cancel
 from foreman.cli.chat import chat
 from foreman.cli.console import Failed, Refusal, remark, say
 from foreman.cli.demo import demo
 from foreman.cli.doctor import doctor
+from foreman.cli.jobs import jobs
+from foreman.cli.retry import retry
 from foreman.cli.run import run
 from foreman.cli.serve import serve
+from foreman.cli.show import show
+from foreman.cli.submit import submit
 
 app = typer.Typer(
     name="foreman",
@@ -43,7 +48,7 @@ def _root(
     """An always-on job-queue gateway in front of LLM servers."""
 
 
-for command in (serve, demo, run, chat, doctor):
+for command in (serve, demo, run, chat, submit, jobs, show, cancel, retry, doctor):
     app.command()(command)
 
 

@@ -1,0 +1,103 @@
+"""How the commands about jobs ask the gateway, and how they show one job.
+
+submit, jobs, show, cancel and retry call me. What the gateway refuses is a Failed in its own words, and so is a gateway
+that is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import aiohttp
+import typer
+
+from foreman.cli.console import Failed, remark, say, settings_in_force, show_json
+from foreman.client.jobs import Jobs, JobsError, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+AsJSON = Annotated[bool, typer.Option("--json", help="The gateway's own JSON instead of text.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Its id, as `foreman submit` and `foreman jobs` print it.")]
+
+
+def ask(what: Callable[[Jobs], Awaitable[T]]) -> T:
+    """Run `what` against the gateway of the settings.
+
+    Raises:
+        Failed: refused, not there, or Ctrl-C.
+    """
+    settings = settings_in_force()
+
+    async def run() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        with contextlib.suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+        async with Jobs(settings.gateway_url, settings.token) as jobs:
+            return await what(jobs)
+
+    try:
+        return asyncio.run(run())
+    except JobsError as error:
+        hint = ": set FOREMAN_TOKEN" if error.status == 401 else ""
+        raise Failed(f"{error}{f' ({error.code})' if error.code else ''}{hint}") from None
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise Failed(
+            f"no foreman answers at {settings.gateway_url} ({str(error) or type(error).__name__}): "
+            "start one with `foreman serve`, or set FOREMAN_URL"
+        ) from None
+    except asyncio.CancelledError:
+        raise Failed("interrupted") from None
+
+
+async def wait_and_show(jobs: Jobs, job_id: str, *, as_json: bool) -> None:
+    """Wait for a job's end and print what came of it: the words of its answer, or the job object.
+
+    Raises:
+        Failed: it failed or was cancelled, or Ctrl-C: then it goes on without us.
+    """
+    try:
+        job = await jobs.wait(job_id)
+        result = await jobs.result(job) if job["state"] == "done" and not as_json else None
+    except asyncio.CancelledError:
+        raise Failed(
+            f"{job_id} goes on: `foreman show {job_id}` looks at it, `foreman cancel {job_id}` ends it"
+        ) from None
+    if as_json:
+        show_json(job)
+    elif job["state"] == "done":
+        say(text_of(result))
+        remark(summary(job))
+    if job["state"] != "done":
+        raise Failed(summary(job))
+
+
+def accepted(answer: dict[str, Any], *, as_json: bool) -> None:
+    """Tell of a job that was queued: its id on stdout, for `$(…)`; when it may begin on stderr."""
+    if as_json:
+        show_json(answer)
+        return
+    say(answer["job_id"])
+    eta = answer.get("eta_seconds")
+    place = f", position {answer['position']}" if answer.get("position") else ""
+    remark(f"{answer['state']}{place}{'' if eta is None else f', starts in about {eta:.0f} s'}")
+
+
+def summary(job: dict[str, Any]) -> str:
+    """One line: state, why, tokens, seconds."""
+    usage, timings, error = job.get("usage") or {}, job.get("timings") or {}, job.get("error")
+    parts = [f"{job['job_id']} {job['state']}" + (f": {error['message']} ({error['code']})" if error else "")]
+    if usage.get("completion_tokens"):
+        parts.append(f"{usage['completion_tokens']} tokens")
+    parts += [
+        f"{word} {timings[name] / 1000:.1f} s"
+        for word, name in (("queued", "queued_ms"), ("in all", "total_ms"))
+        if timings.get(name) is not None
+    ]
+    return ", ".join(parts)

@@ -1,0 +1,59 @@
+"""`foreman jobs`: the newest jobs of the gateway, a line each, and by filters.
+
+The command line's entry calls me. I show a page; its cursor, on stderr, leads to the next.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from foreman.cli.asking import AsJSON, ask
+from foreman.cli.console import remark, say, show_json
+
+if TYPE_CHECKING:
+    from foreman.client.jobs import Jobs
+
+_COLUMNS: Final = ("JOB", "STATE", "MODEL", "PRIORITY", "AGE", "ERROR")
+
+
+def jobs(
+    *,
+    state: Annotated[str | None, typer.Option(help="queued, loading, working, done, failed or cancelled.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Only jobs of this path, such as /api/chat.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
+    json: AsJSON = False,
+) -> None:
+    """List jobs, newest first."""
+
+    async def page(asked: Jobs) -> dict[str, Any]:
+        return await asked.page(state=state, model=model, endpoint=endpoint, limit=limit, cursor=cursor)
+
+    found = ask(page)
+    if json:
+        show_json(found)
+        return
+    now = datetime.now(UTC)
+    rows = [_COLUMNS, *(_row(job, now) for job in found["jobs"])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
+    for row in rows:
+        say("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
+    if found["next_cursor"]:
+        remark(f"more: --cursor {found['next_cursor']}")
+
+
+def _row(job: dict[str, Any], now: datetime) -> tuple[str, ...]:
+    age = (now - datetime.fromisoformat(job["created_at"])).total_seconds()
+    error = job["error"]["code"] if job["error"] else ""
+    return job["job_id"], job["state"], job["model"], job["priority"], _age(age), error
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{max(0.0, seconds):.0f}s"

@@ -59,7 +59,7 @@ class Intake:
         ticket = await self.ticket(path, body, seen, self._picked(request))
         return replace(
             ticket,
-            headers={name: value for name in PASSED if (value := request.headers.get(name)) is not None},
+            headers=passed(request),
             wrap=seen.stream and path in _WRAPPED and wants_events(request),
         )
 
@@ -161,6 +161,15 @@ class Intake:
                 if entry.get("digest") == found.digest or lanes.canonical(str(entry.get("name"))) == found.canonical:  # type: ignore[union-attr]  # the loop runs only where there is one
                     return target.name
         return None
+
+
+def passed(request: web.Request) -> dict[str, str]:
+    """The headers that go upstream, all lines of one name as one (RFC 9110 5.3). Raises Failure unless they are ASCII."""
+    found = {name: ", ".join(values) for name in PASSED if (values := request.headers.getall(name, ()))}
+    for name, value in found.items():
+        if not value.isascii():
+            raise Failure(Code.BAD_REQUEST, f"{name} holds more than ASCII")
+    return found
 
 
 def _slot(path: str, seen: Peek) -> Slot:

@@ -23,7 +23,7 @@ from foreman.store.records import CancelOutcome, Wanted
 from foreman.web.auth import Role
 from foreman.web.batch import Batch
 from foreman.web.body import expect_later, read_body
-from foreman.web.intake import PASSED
+from foreman.web.intake import passed
 from foreman.web.middleware import CALLER
 from foreman.web.submission import Sender
 
@@ -222,7 +222,7 @@ class JobsAPI:
 
 def sender(request: web.Request) -> Sender:
     """Who sends a job, and what its headers say of it."""
-    headers = {name: value for name in PASSED if (value := request.headers.get(name)) is not None}
+    headers = passed(request)
     return Sender(request[CALLER], request.headers.get("Idempotency-Key"), headers)
 
 

@@ -111,6 +111,22 @@ async def test_native_chunks_as_events_where_the_caller_reads_them(gateway, work
     assert reply.chunks == [b"data: " + line.strip() + b"\n\n" for line in LINES] + [b"data: [DONE]\n\n"]
 
 
+async def test_several_lines_of_a_header_go_upstream_as_one(gateway, worker, dial):
+    caller = await dial(gateway)
+    caller.ask("POST", "/v1/messages", {**CHAT, "max_tokens": 9}, Anthropic_Beta="one\r\nAnthropic-Beta: two")
+    run = await worker.claim()
+    assert run.claimed.headers == {"anthropic-beta": "one, two"}
+    await run.done(WHOLE, head=JSON)
+    assert (await caller.reply()).complete
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/jobs"])
+async def test_a_header_that_cannot_go_upstream_is_refused(gateway, worker, dial, store, path):
+    reply = await (await dial(gateway)).post(path, {**CHAT, "max_tokens": 9}, anthropic_beta="日本")
+    assert (reply.status, reply.header("X-Foreman-Error")) == (400, "bad_request")
+    assert (await store.queue.counts()).queued == 0
+
+
 async def test_anthropics_headers_go_upstream_and_no_others(gateway, worker, dial):
     caller = await dial(gateway)
     headers = {"Anthropic-Version": "2023-06-01", "Anthropic-Beta": "x", "X-Api-Key": "k", "Authorization": "Bearer b"}

@@ -51,13 +51,14 @@ class Dispatcher:
             try:
                 until = await self._turns()
             except StoreUnavailableError:
+                self._target.unseen = True
                 until = self._target.clock.now() + _STORE_AWAY
             delay = POLL if until is None else min(POLL, max(0.001, until - self._target.clock.now()))
             try:
                 async with asyncio.timeout(delay):
                     await wake.wait()
             except TimeoutError:
-                pass
+                self._target.unseen = True
 
     async def _turns(self) -> float | None:
         """Act until there is nothing to do before the moment that is returned (None: before the next event)."""
@@ -65,12 +66,14 @@ class Dispatcher:
         while target.ready:
             found: Taken | Survey | None = None
             if free := self._free_residents():
-                found = await target.take(free)
+                if not target.unseen:  # a run has ended, and the store has said already that nothing waits
+                    self._note_idle()
+                    return None
+                found = await self._take(free)
             if isinstance(found, Taken):
                 self._victim = None
                 target.start(found.claimed, Slot.DRAIN)
-                if not found.more:
-                    return None
+                self._note_idle()
                 continue
             lanes = await self._survey(found)
             now = target.clock.now()
@@ -83,6 +86,23 @@ class Dispatcher:
             if not await self._act(decision):
                 return decision.until if isinstance(decision, Swap) else None
         return None
+
+    async def _take(self, free: list[str]) -> Taken | Survey:
+        """Take; what the store then says of the drain is good until somebody wakes us."""
+        target = self._target
+        target.unseen = False
+        if target.expecting:
+            target.client.ahead()
+            target.expecting = False
+        found = await target.take(free)
+        if found.more if isinstance(found, Taken) else found.lanes:
+            target.unseen = True
+        return found
+
+    def _note_idle(self) -> None:
+        """Since when residents have nothing to do, where no survey tells."""
+        target = self._target
+        target.residency.idle((), target.running(Slot.DRAIN), target.clock.now())
 
     def _free_residents(self) -> list[str]:
         """Resident lanes that could take a job now, where nothing but the queue itself could hold it.

@@ -54,6 +54,7 @@ STAND_BY: Final = 0.5
 """Seconds between two tries to own a target that another worker has."""
 _LAST_WRITES: Final = 1.0
 """Seconds in which the last transitions of a worker that leaves are written."""
+_SLOTS: Final = frozenset(Slot)
 _LAG: Final = 0.5
 """Seconds the event loop may be behind before it is worth a line."""
 
@@ -213,6 +214,7 @@ class Worker:
         target.stopping = self._stopping
         inventory = Inventory(target, self._settings)
         self.targets[settings.name], self._inventories[settings.name] = target, inventory
+        self._queue.bells[settings.name] = target.expect
         self._watch()
         try:
             async with asyncio.TaskGroup() as group:
@@ -221,7 +223,7 @@ class Worker:
                 group.create_task(Beside(target, Slot.EMBED).run())
                 group.create_task(Beside(target, Slot.SIDE).run())
         finally:
-            del self.targets[settings.name], self._inventories[settings.name]
+            del self.targets[settings.name], self._inventories[settings.name], self._queue.bells[settings.name]
             await target.close()
 
     def _watch(self) -> None:
@@ -258,7 +260,10 @@ class Worker:
         if order.target is None or (target := self.targets.get(order.target)) is None:
             return
         if order.verb == "wake":
-            target.wake(Slot(order.slot) if order.slot in set(Slot) else None)
+            if order.slot in _SLOTS:
+                target.expect(Slot(order.slot))
+            else:
+                target.wake()
         elif order.verb == "probe":
             target.probe_wanted.set()
         elif order.verb == "cancel" and order.job_id is not None:

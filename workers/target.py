@@ -99,6 +99,10 @@ class Target:
         """The lane that is to be loaded next and why, for the page."""
         self.stopping = False
         self.wakes = {slot: asyncio.Event() for slot in Slot}
+        self.unseen = True
+        """Something may wait in the drain that the store has not been asked about."""
+        self.expecting = False
+        """A job has just been submitted that may run here."""
         self.probe_wanted = asyncio.Event()
         self.look_wanted = asyncio.Event()
         self.publish_wanted = asyncio.Event()
@@ -206,8 +210,15 @@ class Target:
 
     def wake(self, slot: Slot | None = None) -> None:
         """There may be something to do in this slot (None: in any)."""
+        if slot is None or slot is Slot.DRAIN:
+            self.unseen = True
         for one in [slot] if slot is not None else list(Slot):
             self.wakes[one].set()
+
+    def expect(self, slot: Slot) -> None:
+        """A job that may run here was submitted to this slot."""
+        self.expecting |= slot is Slot.DRAIN
+        self.wake(slot)
 
     def drop(self) -> None:
         """The right to the target is lost: every run stops and writes nothing."""
@@ -243,7 +254,8 @@ class Target:
             self.residency.embeds(run.claimed.canonical, run.claimed.digest)
         if slot is Slot.SIDE and run.job.endpoint != "/api/show":
             self.probe_wanted.set()  # a model may have come or gone
-        self.wake(slot)
+        if slot is not None:
+            self.wakes[slot].set()
         self.look_wanted.set()
         self.publish_wanted.set()
 

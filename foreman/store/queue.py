@@ -20,8 +20,12 @@ from foreman.store.records import CancelOutcome, Counts, Submitted, Taken
 from foreman.store.roster import LATE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from foreman.store.answers import Answer
     from foreman.store.records import Claimed, NewJob, Ownership, Survey
+    from foreman.store.roster import Limits
+    from foreman.store.wire import Connection
 
 SIDE_LIMIT: Final = 10_000
 """Queued jobs of the embedding slot and of the side slot each; FOREMAN_MAX_QUEUE does not count them."""
@@ -33,6 +37,12 @@ _CANCELLED: Final = frozenset({Code.CANCELLED, Code.CALLER_GONE})
 
 class Queue(Listing):
     """The queue of one pool. All methods raise `StoreUnavailableError` when the store does not answer."""
+
+    def __init__(self, connection: Connection, pool: str, limits: Limits) -> None:
+        super().__init__(connection, pool, limits)
+        self.bells: dict[str, Callable[[Slot], None]] = {}
+        """Target → its owner's bell, where that owner works on this very queue: `submit` rings it, and the store wakes
+        the others. What the owner asks upon it goes out behind the submit, on one connection, in order (ADR-0020)."""
 
     async def submit(self, new: NewJob) -> Submitted:
         """Queue a job (state `queued`, event 1, wake-up); the same id again changes nothing.
@@ -54,8 +64,7 @@ class Queue(Listing):
             self._room(new),
             new.request,
             new.gateway or "",
-            "\n".join(new.targets),
-            new.target_only or "",
+            *self._ring(new),
             self._lease_ms,
             "" if new.not_before is None else rows.ms(new.not_before),
             _digest(new),
@@ -72,6 +81,16 @@ class Queue(Listing):
             message = f"Idempotency-Key was sent with another body for job {reply[1].decode()}: use a new key"
             raise Failure(Code.BAD_REQUEST, message, status=422)
         return Submitted(new.id, int(reply[0]), int(reply[1]))
+
+    def _ring(self, new: NewJob) -> tuple[str, str]:
+        """Ring those who hear it here; whom the store shall wake (submit.lua, 11 and 12)."""
+        names = new.targets if new.target_only is None else (new.target_only,)
+        near = [name for name in names if name in self.bells]
+        for name in near:
+            self.bells[name](new.slot)
+        if not near:
+            return "\n".join(new.targets), new.target_only or ""
+        return "\n".join(name for name in names if name not in near) or "\n", ""
 
     def _room(self, new: NewJob) -> int:
         if new.slot is not Slot.DRAIN:

@@ -64,3 +64,20 @@ async def test_a_cancelled_wait_loses_no_message(ground: Ground) -> None:
         assert order.verb == "wake"
         while await ground.look.exists(ground.key(k.WAKE, "gpu1")):
             await inbox.receive()
+
+
+async def test_a_submit_rings_whom_it_reaches_here_and_has_the_store_wake_the_others(ground: Ground) -> None:
+    rung: list[Slot] = []
+    ground.queue.bells["gpu1"] = rung.append
+
+    async def woken() -> list[str]:
+        return [name for name in ("gpu1", "gpu2", "gpu3") if await ground.look.delete(ground.key(k.WAKE, name))]
+
+    await ground.submit(targets=("gpu1", "gpu2"))
+    assert (rung, await woken()) == ([Slot.DRAIN], ["gpu2"])
+    await ground.submit(targets=("gpu1",), slot=Slot.EMBED)
+    assert (rung, await woken()) == ([Slot.DRAIN, Slot.EMBED], [])
+    await ground.submit(targets=("gpu1", "gpu2"), target_only="gpu2")
+    assert (rung[2:], await woken()) == ([], ["gpu2"])
+    await ground.submit(targets=("gpu1", "gpu2"), target_only="gpu1")
+    assert (rung[2:], await woken()) == ([Slot.DRAIN], [])

@@ -1,8 +1,8 @@
 -- Queue a job: record, event 1, lane, wake-up. Sending it again changes nothing. Before `not_before` it stands in no lane.
 -- KEYS[1] the pool's prefix
 -- ARGV    1 id  2 slot  3 lane  4 class 0..2  5 longest wait ms  6 deadline ms from now or ''  7 expected run ms
---         8 limit of queued jobs for this class  9 request  10 gateway or ''  11 targets joined by newline, '' all
---         12 target asked for or ''  13 lease ms  14 not before ms or ''  15 digest of its idempotency key or ''
+--         8 limit of queued jobs for this class  9 request  10 gateway or ''  11 targets to wake joined by newline,
+--         '' all, a lone newline none  12 the one to wake, where only one may, or ''  13 lease ms  14 not before ms or ''  15 digest of its idempotency key or ''
 --         16 fingerprint of its body  17… further fields of the record, flat
 -- returns {position, queued}, {'full', seconds until a place may be free}, or of the job that has the key already
 --         {'known', id}, {'other', id} where that came with another body

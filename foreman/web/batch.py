@@ -33,6 +33,45 @@ _PIECE: Final = 32 * 1024
 """Bytes written at once, and waiting in the connection, while the body still comes."""
 
 
+class Lines:
+    """Cuts a body into lines, blank ones left out; what is longer than `limit` bytes becomes a Failure and is not kept."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes of the unfinished line that are kept."""
+        return sum(map(len, self._pieces))
+
+    def feed(self, data: bytes) -> list[bytes | Failure]:
+        """The lines that `data` ends."""
+        *ends, rest = data.split(b"\n")
+        found: list[bytes | Failure] = []
+        for end in ends:
+            self._keep(end)
+            found += self.rest()
+        self._keep(rest)
+        return found
+
+    def rest(self) -> list[bytes | Failure]:
+        """The line so far, as if it ended here; none where it is blank."""
+        line, size = b"".join(self._pieces).strip(), self._size
+        self._pieces, self._size = [], 0
+        if size > self._limit:
+            return [too_large(self._limit)]
+        return [line] if line else []
+
+    def _keep(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size <= self._limit:
+            self._pieces.append(piece)
+        else:
+            self._pieces = []
+
+
 class Batch:
     """One batch."""
 
@@ -71,31 +110,14 @@ class Batch:
         return self._response
 
     async def _lines(self) -> AsyncIterator[list[bytes | Failure]]:
-        """The lines that each piece of the body ends, blank ones left out; a Failure in the place of one too long."""
+        """The lines that each piece of the body ends."""
         content = self._request.content
-        pieces: list[bytes] = []
-        size = 0
+        lines = Lines(self._limit)
         while not content.at_eof():
             async with asyncio.timeout(SILENCE):
                 data = await content.readany()
-            found: list[bytes | Failure] = []
-            *ends, rest = data.split(b"\n")
-            for end in ends:
-                if size + len(end) > self._limit:
-                    found.append(too_large(self._limit))
-                elif line := b"".join((*pieces, end)).strip():
-                    found.append(line)
-                pieces, size = [], 0
-            size += len(rest)
-            if size <= self._limit:
-                pieces.append(rest)
-            else:
-                pieces = []  # too long: what follows is counted and dropped
-            yield found
-        if size > self._limit:
-            yield [too_large(self._limit)]
-        elif line := b"".join(pieces).strip():
-            yield [line]
+            yield lines.feed(data)
+        yield lines.rest()
 
     async def _submit(self, lines: list[bytes | Failure]) -> None:
         """Queue these lines and keep their answers, in order; send what the caller takes."""
@@ -108,8 +130,11 @@ class Batch:
             await self._response.write(bytes(self._answers[:_PIECE]))
             del self._answers[:_PIECE]
         if len(self._answers) > UNREAD:
-            await self._response.write(bytes(self._answers))
-            self._answers.clear()
+            await self._until_read()
+
+    async def _until_read(self) -> None:
+        await self._response.write(bytes(self._answers))
+        self._answers.clear()
 
     async def _one(self, line: bytes | Failure, number: int) -> job_object.Accepted | Failure:
         if isinstance(line, Failure):

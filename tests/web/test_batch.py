@@ -117,31 +117,70 @@ async def test_past_the_queues_limit(store, caller) -> None:
 
 
 async def test_sent_again_under_its_key(caller, store) -> None:
-    body = lines(CHAT, CHAT, CHAT)
+    body = lines(*[CHAT] * 40)
     first = answers(await caller.post("/jobs/batch", body, Idempotency_Key="nightly"))
     again = answers(await caller.post("/jobs/batch", body, Idempotency_Key="nightly"))
     assert [one["job_id"] for one in again] == [one["job_id"] for one in first]
-    assert len({one["job_id"] for one in first}) == 3
-    assert (await store.queue.counts()).queued == 3
+    assert len({one["job_id"] for one in first}) == 40
+    assert (await store.queue.counts()).queued == 40
 
 
-async def test_a_caller_that_sends_all_before_it_reads(gateway, caller, store, monkeypatch) -> None:
+async def test_a_caller_that_sends_all_before_it_reads(gateway, caller, monkeypatch) -> None:
     """Its answers are kept for it, up to a bound; nobody waits for the other."""
-    body = lines(*[b"{" + b" " * 60] * 30_000)  # three megabytes of answers
+    all_read = asyncio.Event()
+    submit = batch.Batch._submit
+
+    async def watched(self, found) -> None:
+        await submit(self, found)
+        if self._number == 70_000:
+            all_read.set()
+
+    monkeypatch.setattr(batch.Batch, "_submit", watched)
+    body = lines(*[b"{"] * 70_000)  # five megabytes of answers: more than the sockets between us hold
     caller.ask("POST", "/jobs/batch", None, Content_Length=str(len(body)))
+    caller.writer.transport.pause_reading()
     caller.send(body)
-    async with asyncio.timeout(30):
-        await caller.writer.drain()
-    found = answers(await caller.reply())
-    assert len(found) == 30_000
+    async with asyncio.timeout(40):
+        await all_read.wait()
+    caller.writer.transport.resume_reading()
+    assert len(answers(await caller.reply())) == 70_000
 
 
 async def test_past_the_bound_its_lines_wait_until_it_reads(gateway, caller, monkeypatch) -> None:
     monkeypatch.setattr(batch, "UNREAD", 1000)
-    body = lines(*[b"{"] * 60_000)
+    full = asyncio.Event()
+    until_read = batch.Batch._until_read
+    held = []
+
+    async def watched(self) -> None:
+        full.set()
+        held.append(len(self._answers))
+        await until_read(self)
+
+    monkeypatch.setattr(batch.Batch, "_until_read", watched)
+    body = lines(*[b"{"] * 70_000)
     caller.ask("POST", "/jobs/batch", None, Content_Length=str(len(body)))
+    caller.writer.transport.pause_reading()
     caller.send(body)
-    assert len(answers(await caller.reply())) == 60_000
+    async with asyncio.timeout(30):
+        await full.wait()
+    caller.writer.transport.resume_reading()
+    assert len(answers(await caller.reply())) == 70_000
+    assert max(held) < 1000 + batch.AT_ONCE * 200
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 7, 100])
+def test_lines_however_they_are_cut(cut: int) -> None:
+    body = b"ab\n\n \r\n12345678\n123456789\n" + b"x" * 50 + b"\nend"
+    taken = batch.Lines(8)
+    found = []
+    for at in range(0, len(body), cut):
+        found += taken.feed(body[at : at + cut])
+        assert taken.held <= 8, "what is too long is not kept"
+    found += taken.rest()
+    assert [line if isinstance(line, bytes) else line.code for line in found] == [
+        *(b"ab", b"12345678", "payload_too_large", "payload_too_large", b"end")
+    ]
 
 
 async def test_a_body_that_breaks_off(gateway, caller, store, monkeypatch) -> None:

@@ -13,7 +13,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.ids import is_ulid, ulid
 from foreman.core.jobs import Slot, State
 from foreman.protocols.job_object import NINE, rfc3339
-from foreman.web import jobs_api
+from foreman.web import ends, jobs_api
 from foreman.web.receivers import Receivers
 from tests.web.conftest import wait_until
 
@@ -327,13 +327,22 @@ class TestShow:
 
 
 class TestWait:
-    async def test_until_the_end(self, caller, worker) -> None:
+    async def test_until_the_end(self, caller, worker, monkeypatch) -> None:
+        monkeypatch.setattr(ends, "LOOK_AGAIN", 600.0)  # the notice, not the next look
         job_id = await submit(caller)
         caller.ask("GET", f"/jobs/{job_id}?wait=30")
         run = await worker.claim()
         await run.end(State.DONE)
         reply = await caller.reply()
         assert reply.json()["state"] == "done"
+
+    async def test_a_notice_that_got_lost_costs_a_look(self, gateway, caller, worker, monkeypatch) -> None:
+        monkeypatch.setattr(ends, "LOOK_AGAIN", 0.05)
+        monkeypatch.setattr(gateway.ends, "notice", lambda _: None)
+        job_id = await submit(caller)
+        caller.ask("GET", f"/jobs/{job_id}?wait=30")
+        await (await worker.claim()).end(State.DONE)
+        assert (await caller.reply()).json()["state"] == "done"
 
     async def test_until_the_time_is_up(self, caller) -> None:
         job_id = await submit(caller)

@@ -1,0 +1,98 @@
+"""What a waiting job has before it: place, seconds, and the sentence that says who is ahead and why."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from foreman.core import lanes
+from foreman.core.jobs import State
+from foreman.web import outlook
+from tests.web.test_jobs import CHAT, show, submit
+
+LANE_M = lanes.lane_key("m", "d1" * 32, {})
+LANE_OTHER = lanes.lane_key("other", "d2" * 32, {})
+
+
+def held(lane: str, model: str) -> dict:
+    return {"lane": lane, "model": model, "since": time.time()}
+
+
+@pytest.fixture
+async def caller(gateway, dial, monkeypatch):
+    monkeypatch.setattr(outlook, "MAX_AGE", 0.0)
+    return await dial(gateway)
+
+
+@pytest.fixture
+async def seen(gateway, caller):
+    """A job's outlook after the inventory has been read anew."""
+
+    async def look(job_id: str):
+        await gateway.inventory.fresh(0.0)
+        job = await show(caller, job_id)
+        return job["position"], job["eta_seconds"], job["waiting_for"]
+
+    return look
+
+
+async def test_nothing_is_loaded(caller, worker, seen) -> None:
+    await submit(caller)
+    assert await seen(await submit(caller)) == (2, 5.0, "target 'gpu1' to load m: 1 job ahead")
+
+
+async def test_its_own_lane_is_loaded(caller, worker, seen) -> None:
+    await worker.publish("gpu1", "m", resident=[held(LANE_M, "m")], loads={LANE_M: 9.0}, slots=2)
+    await submit(caller)
+    await submit(caller)
+    job_id = await submit(caller)
+    assert await seen(job_id) == (3, 5.0, "a free slot on 'gpu1', which has m loaded and 2 jobs of it ahead")
+
+
+async def test_another_lane_is_loaded_swaps_are_included(caller, worker, seen) -> None:
+    tags = [("m", "d1" * 32), ("other", "d2" * 32)]
+    from tests.web.puppet import tag
+
+    await worker.publish(
+        "gpu1",
+        tags=[tag(name, digest) for name, digest in tags],
+        resident=[held(LANE_OTHER, "other")],
+        loads={LANE_M: 9.0, LANE_OTHER: 4.0},
+    )
+    await submit(caller, model="other")
+    job_id = await submit(caller)
+    position, eta, why = await seen(job_id)
+    assert (position, eta) == (2, 5.0 + 9.0)
+    assert why == "target 'gpu1' to swap to m: it drains other (1 job waiting), 1 job ahead by due"
+
+
+async def test_it_loads(caller, worker, seen) -> None:
+    await worker.publish("gpu1", "m", loads={LANE_M: 9.0})
+    job_id = await submit(caller)
+    await worker.claim(to=State.LOADING)
+    position, eta, why = await seen(job_id)
+    assert (position, why) == (None, "target 'gpu1' loads m")
+    assert 0 < eta <= 9.0
+
+
+async def test_its_target_is_down_or_paused(caller, worker, seen) -> None:
+    job_id = await submit(caller)
+    await worker.publish("gpu1", "m", state="down", since=1_800_000_000.0, error="connection refused")
+    why = "target 'gpu1', which is down since 2027-01-15T08:00:00.000Z: connection refused"
+    assert await seen(job_id) == (1, None, why)
+    await worker.publish("gpu1", "m", state="paused")
+    assert await seen(job_id) == (1, None, "target 'gpu1', which is paused")
+
+
+async def test_beside_the_drain(caller, worker, seen) -> None:
+    fields = {"endpoint": "/api/embed", "input": "x"}
+    await submit(caller, **fields)
+    assert await seen(await submit(caller, **fields)) == (2, 5.0, "its turn beside the drain: 1 job ahead")
+
+
+async def test_the_answer_to_a_submit_says_the_same(caller, worker, gateway) -> None:
+    await worker.publish("gpu1", "m", loads={LANE_M: 9.0})
+    await gateway.inventory.fresh(0.0)
+    reply = await caller.post("/jobs", CHAT)
+    assert (reply.json()["position"], reply.json()["eta_seconds"]) == (1, 9.0)

@@ -130,6 +130,9 @@ GATEWAY_JOBS: Final = Template(
 )
 TARGETS: Final = Template("targets", "targets", "set", Life.EXPIRES, "names of all targets that were published")
 TARGET: Final = Template("target", "target:<name>", "hash", Life.OWNED, "its owner and the epoch of that right")
+ORPHANED: Final = Template(
+    "orphaned", "orphaned:<name>", "string", Life.EXPIRES, "since when a target has no owner, ms"
+)
 STATUS: Final = Template("status", "status:<name>", "string", Life.EXPIRES, "a target's inventory, JSON")
 PROBE: Final = Template("probe", "probe:<name>", "string", Life.EXPIRES, "a probe was asked for within the last second")
 WAKE: Final = Template("wake", "wake:<name>", "list", Life.EXPIRES, "wake-ups for a target's owner: slots, `probe`")
@@ -142,7 +145,7 @@ TEMPLATES: Final = (
     REQUEST, EVENTS, ARTIFACT, JOB, LANE, FACTS, LANES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, TOTALS, EPOCHS, PULSE,
     DELIVERY_BODY, DELIVERY, OUTBOX, DELIVERIES, ATTEMPTS, RECEIVER, BUSY, WAITING, ARQ_HEALTH, ARQ,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
-    TARGETS, TARGET, STATUS, PROBE, WAKE, INBOX, LINK_SECRET,
+    TARGETS, TARGET, ORPHANED, STATUS, PROBE, WAKE, INBOX, LINK_SECRET,
 )  # fmt: skip
 """All of them; the longer spelling before the one it begins with."""
 

@@ -127,11 +127,12 @@ class Roster:
         """All inventories, in order of name; those of targets without a living owner say `down`."""
         reply = await self._script("targets")
         found = []
-        for text, owned in reply[1:]:
+        for text, orphaned in reply[1:]:
             status = rows.status(text)
-            if owned != b"1" and status.state != "down":
+            if orphaned and status.state != "down":
                 why = f"no worker looks after it (the last one was {status.worker})"
-                status = dataclasses.replace(status, state="down", error=why)
+                since = max(status.since, float(orphaned) / 1000)
+                status = dataclasses.replace(status, state="down", since=since, error=why)
             found.append(status)
         return sorted(found, key=lambda status: status.name)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from foreman.core.jobs import Slot
 from foreman.store import keys as k
 from tests.store.ground import LIMITS, gateway, status, worker
 
@@ -63,9 +64,14 @@ async def test_a_target_without_a_living_owner_is_down(ground: Ground) -> None:
     await ground.lapse(k.WORKERS, "wk-1")
     (target,) = await ground.queue.targets()
     assert (target.state, target.error) == ("down", "no worker looks after it (the last one was wk-1)")
+    await ground.look.zadd(ground.key(k.WORKERS), {"wk-1": 5000})
+    assert (await ground.queue.targets())[0].since == 5.0, "since the lease was over, not since it came up"
     await ground.queue.recover()
-    assert (await ground.queue.targets())[0].state == "down"
+    (target,) = await ground.queue.targets()
+    assert target.state == "down"
+    assert target.since == pytest.approx((await ground.queue.survey(Slot.DRAIN)).now, abs=60)
     new = await ground.owner("wk-2")
+    assert not await ground.look.exists(ground.key(k.ORPHANED, "gpu1"))
     assert (await ground.queue.targets())[0].state == "up"
     assert new.epoch > own.epoch
 

@@ -18,7 +18,7 @@ local wanted = {}
 for i = 8, #ARGV do wanted[ARGV[i]] = true end
 for _, target in ipairs(redis.call('SMEMBERS', k_targets())) do
   if not wanted[target] then
-    redis.call('DEL', k_status(target))
+    redis.call('DEL', k_status(target), k_orphaned(target))
     redis.call('SREM', k_targets(), target)
   end
 end

@@ -16,5 +16,6 @@ end
 local epoch = redis.call('INCR', k_epochs())
 redis.call('HSET', k_target(target), 'owner', worker, 'epoch', epoch, 'since', now)
 redis.call('SADD', k_worker_targets(worker), target)
+redis.call('DEL', k_orphaned(target))
 post('worker', worker, {verb = 'wake', target = target})
 return epoch

@@ -1,6 +1,6 @@
 -- All inventories, and since when nobody keeps them.
 -- KEYS[1] the pool's prefix
--- returns {now ms, {status JSON, '1' where a living worker owns the target}, …}
+-- returns {now ms, {status JSON, since when no living worker owns the target in ms, '' where one does}, …}
 -- include: clock, presence
 local now = clock()
 local reply = {now}
@@ -8,7 +8,13 @@ for _, target in ipairs(redis.call('SMEMBERS', k_targets())) do
   local status = redis.call('GET', k_status(target))
   if status then
     local owner = redis.call('HGET', k_target(target), 'owner')
-    reply[#reply + 1] = {status, owner and lives(k_workers(), owner, now) and '1' or '0'}
+    local since = ''
+    if not owner then
+      since = redis.call('GET', k_orphaned(target)) or '0'
+    elseif not lives(k_workers(), owner, now) then
+      since = redis.call('ZSCORE', k_workers(), owner) or '0'
+    end
+    reply[#reply + 1] = {status, since}
   else
     redis.call('SREM', k_targets(), target)
   end

@@ -18,9 +18,15 @@ local function worker_jobs_back(worker, target, now, reason, err, lost, limit, m
   return true
 end
 
+-- Its targets have no owner from now on; that is remembered as long as their status.
+local ORPHANED_MS = 86400000
+
 local function bury_worker(worker)
   for _, target in ipairs(redis.call('SMEMBERS', k_worker_targets(worker))) do
-    if redis.call('HGET', k_target(target), 'owner') == worker then redis.call('DEL', k_target(target)) end
+    if redis.call('HGET', k_target(target), 'owner') == worker then
+      redis.call('DEL', k_target(target))
+      redis.call('SET', k_orphaned(target), clock(), 'PX', ORPHANED_MS)
+    end
   end
   redis.call('DEL', k_worker(worker), k_worker_jobs(worker), k_worker_targets(worker), k_inbox('worker', worker))
   redis.call('ZREM', k_workers(), worker)

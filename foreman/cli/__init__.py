@@ -22,6 +22,7 @@ from foreman.cli.run import run
 from foreman.cli.serve import serve
 from foreman.cli.show import show
 from foreman.cli.submit import submit
+from foreman.cli.webhooks import app as webhooks
 
 app = typer.Typer(
     name="foreman",
@@ -50,6 +51,7 @@ def _root(
 
 for command in (serve, demo, run, chat, submit, jobs, show, cancel, retry, doctor):
     app.command()(command)
+app.add_typer(webhooks, name="webhooks")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import typer
 from foreman import logs
 from foreman.cli.console import remark, say, settings_in_force
 from foreman.cli.serve import greet
+from foreman.cli.webhooks import with_listener
 from foreman.demo import small_model
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ async def _live(settings: Settings, folder: str, targets: str, model: str, *, tr
     from foreman.demo.traffic import Traffic  # noqa: PLC0415 - as above
 
     changes = {"targets": targets, "targets_file": None, "redis_url": None, "data_dir": Path(folder)}
-    settings = settings_with(settings, **changes)
+    settings = with_listener(settings_with(settings, **changes))
 
     async def announce(house: House) -> None:
         greet(settings, house.url, model)

@@ -15,6 +15,7 @@ from foreman import logs
 from foreman.cli.console import say, settings_in_force
 from foreman.cli.demo import MODELS, settings_with, simulated_targets, small_model_target
 from foreman.cli.serve import greet
+from foreman.cli.webhooks import with_listener
 from foreman.demo import small_model
 from foreman.upstream.client import Client
 from foreman.upstream.faults import Fault, Kind
@@ -41,7 +42,7 @@ async def _run(settings: Settings) -> None:
 
     check_port(settings)
     async with contextlib.AsyncExitStack() as stack:
-        settings, model = await _choose(settings, stack)
+        settings, model = await _choose(with_listener(settings), stack)
 
         async def announce(house: House) -> None:
             greet(settings, house.url, model)

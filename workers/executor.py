@@ -348,7 +348,10 @@ class Run:
             self._outlet.error(end.failure)  # again where the end came while the way was still being opened
         queue, job = self._bench.queue, self.job
         timings = self._timings()
-        answer = await self._keeping.answer() if state is State.DONE and self._kept else None
+        answer = None
+        if state is State.DONE and self._kept:
+            answer = await self._keeping.answer()
+            self._answer.usage = self._answer.usage or self._keeping.usage()
         moved = await insist(
             lambda: queue.transition(
                 job.id,

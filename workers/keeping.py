@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Final
 from foreman.core.errors import Code, Failure
 from foreman.link.channel import Framing
 from foreman.protocols import fold
+from foreman.protocols.goscan import GoJSONError, scan
 from foreman.protocols.job_object import INLINE_LIMIT
 from foreman.store.answers import Answer
+from workers import ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from foreman.link.channel import Head
 
+_COUNTS: Final = frozenset({b'"prompt_eval_count"', b'"eval_count"', b'"usage"'})
 _HASHED_HERE: Final = 1 << 20
 """Bytes that are hashed on the event loop: about 2 ms."""
 
@@ -92,6 +95,10 @@ class Keeping:
         body = bytes(self._body)
         return Answer.of(body) if len(body) <= _HASHED_HERE else await asyncio.to_thread(Answer.of, body)
 
+    def usage(self) -> dict[str, int]:
+        """`{"prompt_tokens", "completion_tokens"}` as far as the whole tells them, after `end`."""
+        return ending.usage(Framing.RAW, b"", _counts(self._body))
+
     def _close(self, failure: Failure) -> None:
         self._drop()
         self._refuse(failure)
@@ -100,6 +107,17 @@ class Keeping:
         self._closed = True
         self._fold = None
         self._body = bytearray()
+
+
+def _counts(body: bytearray) -> bytes:
+    """The members that count tokens, without the megabytes of vectors beside them."""
+    whole = bytes(body)
+    try:
+        spans = scan(whole).spans
+    except GoJSONError:
+        return b""
+    members = [(whole[span.key_start : span.key_end], whole[span.start : span.end]) for span in spans]
+    return b"{%s}" % b",".join(key + b":" + value for key, value in members if key in _COUNTS)
 
 
 def _check(body: bytearray) -> None:

@@ -95,6 +95,28 @@ async def test_embeddings_and_loads_are_kept_as_they_came(ollama, floor):
     assert json.loads(await completion(here, await here.final(loaded)))["done_reason"] == "load"
 
 
+async def test_the_tokens_of_a_long_answer_are_counted_too(ollama, floor):
+    fake = await ollama(["a"])
+    here = await floor(gpu=fake)
+    body = {"model": "a", "input": [f"text {number}" for number in range(400)]}
+    job = await here.final(await sent(here, body, endpoint="/api/embed", slot=Slot.EMBED))
+    kept = await completion(here, job)
+    assert len(kept) > 262_144
+    assert job.usage == {"prompt_tokens": json.loads(kept)["prompt_eval_count"]}
+    [shown] = await here.store.answers.shown(job)
+    assert (shown.inline, shown.url) == (None, f"/jobs/{job.id}/artifacts/completion")
+
+
+async def test_an_answer_of_megabytes_is_kept_whole(ollama, floor):
+    fake = await ollama(["a"], tokens=1200)
+    here = await floor(gpu=fake)
+    question = CHAT | {"logprobs": True, "top_logprobs": 20}
+    kept = await completion(here, await here.final(await sent(here, question)))
+    assert len(kept) > 1 << 20
+    whole = json.loads(await direct(fake, "/api/chat", question | {"stream": False}))
+    assert json.loads(kept)["logprobs"] == whole["logprobs"]
+
+
 async def test_an_openai_target_answers_a_native_job_in_ollamas_words(ollama, floor):
     fake = await ollama(["a"], kind="openai", tokens=5)
     here = await floor(vllm=fake)

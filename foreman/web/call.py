@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -43,6 +43,8 @@ _CANCEL_AGAIN: Final = 0.05
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 """A number as everybody writes it; Python's float() would take `1_0` and other scripts' digits too."""
 
+_HELD: Final = 16 * 1024
+"""Bytes of a body that are not worth letting go of."""
 LONGEST: Final = 10 * 365 * 86_400.0
 """Seconds that stand for any later deadline: what clocks and scripts can still reckon with."""
 
@@ -116,6 +118,9 @@ class Calls:
                 if wire.status is None:
                     raise
                 relay.fail(failure)  # an early head is out: say it in band
+            if len(call.new.request) > _HELD:  # the store has it: who waits for an hour holds no megabytes meanwhile
+                call.new = replace(call.new, request=b"")
+            del ticket, new
             await self._attend(call, wire)
         except Failure:
             raise  # nothing was queued

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import time
 
 import pytest
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Slot, State
+from foreman.store.records import NewJob
+from foreman.web.call import Ticket
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON, NDJSON, SSE
 from tests.web.test_chat import CHAT, LINES, WHOLE
@@ -173,6 +177,27 @@ async def test_a_whole_answer_that_fails_after_its_head_is_cut(open_gateway, wor
     await caller.rest(reply)
     assert not reply.complete
     assert reply.body.strip() == b""
+
+
+async def test_a_call_that_waits_holds_no_big_body(gateway, worker, dial, store):
+    caller = await dial(gateway)
+    big = os.urandom(1 << 20).hex()
+    held = big[:64].encode()
+    caller.ask("POST", "/api/chat", {**CHAT, "stream": False, "images": [big]})
+    await wait_until(lambda: any(call.submitted for call in gateway.waiting.calls.values()))
+    (call,) = gateway.waiting.calls.values()
+    await wait_until(lambda: not call.new.request)
+    del big
+    gc.collect()
+    assert not [found for found in gc.get_objects() if isinstance(found, NewJob | Ticket) and held in found_body(found)]
+    run = await worker.claim()
+    assert held in run.claimed.request
+    await run.done(WHOLE, head=JSON)
+    assert (await caller.reply()).complete
+
+
+def found_body(found: NewJob | Ticket) -> bytes:
+    return found.request if isinstance(found, NewJob) else found.body
 
 
 # ------------------------------------------------------------------ down, late, cancelled, lost

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import fakeredis
@@ -31,7 +32,7 @@ from foreman.core.jobs import TERMINAL, TRANSITIONS, Priority, Slot, State, Surf
 from foreman.store import keys as k
 from foreman.store.client import Store, locator, redis_client
 from foreman.store.errors import FencedError
-from foreman.store.records import CancelOutcome, Counts, Ownership
+from foreman.store.records import CancelOutcome, Counts, Ownership, Wanted
 from foreman.store.url import parse
 from foreman.store.wire import Wire
 from tests.store.conftest import no_leaks
@@ -64,6 +65,8 @@ class QueueMachine(RuleBasedStateMachine):
         """Jobs that a living worker runs, with the epoch of its claim."""
         self.stale: list[tuple[str, int]] = []
         """Rights that have passed to somebody else."""
+        self.keys: dict[tuple[bool, str], tuple[str, str]] = {}
+        """Idempotency keys by surface: the job that was submitted under it last, and its body."""
         self.own: Ownership | None = None
         self.workers = 0
 
@@ -101,20 +104,45 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(
         lane=st.sampled_from(LANES), priority=st.sampled_from(Priority), sync=st.booleans(),
-        wait=st.sampled_from([0.0, 5.0, 60.0]), deadline=st.sampled_from([None, 30.0]),
+        wait=st.sampled_from([0.0, 5.0, 60.0]), deadline=st.sampled_from([None, 30.0]), tonight=rarely,
+        key=st.sampled_from([None, None, "a", "b"]), body=st.sampled_from(["1", "2"]),
     )  # fmt: skip
-    def submit(self, lane: str, priority: Priority, sync: bool, wait: float, deadline: float | None) -> None:
+    def submit(
+        self, lane: str, priority: Priority, sync: bool, wait: float, deadline: float | None, tonight: bool,
+        key: str | None, body: str,
+    ) -> None:  # fmt: skip
         new = new_job(
             lane=lane, priority=priority, max_wait=wait, deadline_in=deadline,
             surface=Surface.SYNC if sync else Surface.ASYNC, gateway="gw-1" if sync else None,
+            not_before=time.time() + 3600 if tonight else None, idempotency_key=key, fingerprint=body,
         )  # fmt: skip
+        first, came_with = self.keys.get((sync, key or ""), ("", ""))
+        taken = first and self.run(self.queue.get(first)).state not in {State.FAILED, State.CANCELLED}
         try:
-            self.run(self.queue.submit(new))
-        except Failure as full:
-            assert full.code is Code.QUEUE_FULL  # noqa: PT017 - full or not is the queue's to say; here is what it may raise
+            submitted = self.run(self.queue.submit(new))
+        except Failure as refused:
+            other = bool(taken and came_with != body)
+            assert (refused.code, refused.status) == ((Code.BAD_REQUEST, 422) if other else (Code.QUEUE_FULL, 503))  # noqa: PT017 - full or not is the queue's to say; here is what it may raise
             return
+        if taken:
+            assert (submitted.job_id, submitted.known, body) == (first, True, came_with)
+            return
+        assert (submitted.job_id, submitted.known) == (new.id, False)
+        if key is not None:
+            self.keys[sync, key] = (new.id, body)
         self.jobs.append(new.id)
         self.epochs[new.id] = 0
+
+    @rule()
+    def night_comes(self) -> None:
+        self.run(self._night())
+
+    async def _night(self) -> None:
+        """The moment of everything that waits for one."""
+        delayed = self.ground.key(k.DELAYED, "drain")
+        for job_id in await self.ground.look.zrange(delayed, 0, -1):
+            await self.ground.look.zadd(delayed, {job_id: 1})
+        await self.queue.recover()
 
     @precondition(lambda self: self.jobs)
     @rule(pick=picks, wish=st.sampled_from(WISHES))
@@ -267,6 +295,9 @@ class QueueMachine(RuleBasedStateMachine):
         """I5: each job in exactly one place, and every index says the same."""
         look, key = self.ground.look, self.ground.key
         queued = {job_id for job_id, state in states.items() if state is State.QUEUED}
+        delayed = set(await look.zrange(key(k.DELAYED, "drain"), 0, -1))
+        assert delayed <= queued
+        queued -= delayed
         assert set(await look.zrange(key(k.QUEUED, "drain"), 0, -1)) == queued
         lanes = {lane: await look.zrange(key(k.LANE, "drain", lane), 0, -1) for lane in LANES}
         assert sorted(itertools.chain(*lanes.values())) == sorted(queued)
@@ -283,6 +314,19 @@ class QueueMachine(RuleBasedStateMachine):
             ended = [await look.zrange(key(k.ENDED, surface.value, state.value), 0, -1) for surface in Surface]
             assert sorted(itertools.chain(*ended)) == sorted(j for j, found in states.items() if found is state)
 
+        await self._list()
+
+    async def _list(self) -> None:
+        """Page by page, each job once, the newest first."""
+        seen: list[str] = []
+        below: str | None = None
+        while True:
+            page = await self.queue.page(Wanted(), below, 7)
+            seen += [job.id for job in page.jobs]
+            if (below := page.next) is None:
+                break
+        assert seen == sorted(self.jobs, reverse=True)
+
     async def _drain(self) -> None:
         """I10: after everything has run and everybody has left, only what is kept for its time is left."""
         if self.own is None:
@@ -291,6 +335,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.own is not None
         for job_id, epoch in self.held.items():
             await self.queue.hand_back(job_id, epoch, reason="stopping", failure=None)
+        await self._night()
         for lane in LANES:
             while (claimed := await self.queue.claim(self.own, lane, Slot.DRAIN, State.WORKING)) is not None:
                 assert await self.queue.transition(claimed.job.id, claimed.job.epoch, State.DONE, reason="done")

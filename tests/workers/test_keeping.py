@@ -10,6 +10,10 @@ import pytest
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, Slot, State
+from foreman.link.channel import Framing, Head
+from foreman.protocols.fold import PATHS
+from tests.workers.conftest import wait_until
+from workers.keeping import Keeping
 
 TIMES = re.compile(rb'"(created_at|\w+_duration)":("[^"]*"|\d+)')
 CHAT = {"model": "a", "messages": [{"role": "user", "content": "hi"}]}
@@ -18,9 +22,9 @@ PROMPT = {"model": "a", "prompt": "hi"}
 
 async def sent(here, body=CHAT, *, endpoint="/api/chat", **more):
     """A job of the async surface, as POST /jobs submits it."""
-    raw = json.dumps(body).encode()
+    stream = body.get("stream", endpoint in PATHS)
     return await here.submit(
-        "a", endpoint=endpoint, body=raw, priority=Priority.NORMAL, gateway_less=True, stream=True, **more
+        "a", endpoint=endpoint, body=body, priority=Priority.NORMAL, gateway_less=True, stream=stream, **more
     )
 
 
@@ -153,6 +157,15 @@ async def test_a_cut_answer_is_asked_for_again_and_nothing_of_it_kept(ollama, fl
     assert {"upstream_truncated", "upstream_unreachable"} & set(reasons)
 
 
+async def test_a_translated_answer_that_was_cut_is_asked_for_again(ollama, floor):
+    fake = await ollama(["a"], kind="openai", tokens=5)
+    here = await floor(vllm=fake)
+    fake.fault("clean-end", after=3)
+    job = await here.final(await sent(here))
+    assert (job.state, job.attempt) == (State.DONE, 2)
+    assert json.loads(await completion(here, job))["eval_count"] == 5
+
+
 async def test_cuts_without_end_use_up_the_attempts(ollama, floor):
     fake = await ollama(["a"], tokens=6)
     here = await floor(gpu=fake)
@@ -183,6 +196,16 @@ async def test_a_refusal_is_final_and_keeps_nothing(ollama, floor):
     job = await here.final(await sent(here))
     assert (job.state, job.attempt, job.error["code"], job.artifacts) == (State.FAILED, 1, "upstream_error", ())
     assert "no such brew" in job.error["message"]
+
+
+def test_a_refusal_in_any_words_is_no_answer_to_judge():
+    """What the executor says of it stands: a proxy's page of HTML, however long."""
+    refused: list[Failure] = []
+    keeping = Keeping("/api/chat", 10, refused.append)
+    keeping.head(Head(502, (), Framing.RAW))
+    keeping.data(b"<html>Bad Gateway")
+    keeping.end()
+    assert refused == []
 
 
 @pytest.mark.parametrize("kind", ["error-line", "garbage", "endless-line", "garbage-http"])
@@ -237,6 +260,7 @@ async def test_silence_between_two_lines_is_a_stall(ollama, floor):
     job = await here.final(await sent(here, CHAT | {"stream": False}))
     await fake.until(lambda f: not f.answering)
     assert (job.state, job.error["code"]) == (State.FAILED, "stalled")
+    assert "silent for 0.1 s" in job.error["message"]
 
 
 async def test_its_tokens_are_seen_while_it_runs(ollama, floor):
@@ -249,8 +273,6 @@ async def test_its_tokens_are_seen_while_it_runs(ollama, floor):
     async def seen():
         status = await here.status("gpu")
         return [run for run in status.running if run["job_id"] == caller.job_id and run["tokens"] >= 7]
-
-    from tests.workers.conftest import wait_until
 
     assert await wait_until(seen)
     await gate.release()

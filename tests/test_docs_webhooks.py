@@ -1,0 +1,72 @@
+"""docs/webhooks.md: its receivers run and its examples are what is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+import pytest
+from jsonschema import Draft202012Validator
+
+from foreman.core.jobs import State
+from foreman.protocols import webhook
+from foreman.protocols.job_object import JobObject
+from tests.needs import needs
+from tests.rig import free_port
+
+TEXT = (Path(__file__).parent.parent / "docs" / "webhooks.md").read_text()
+SECRET = "correct horse"
+
+
+def block(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_there_is_a_valid_example_of_each_state():
+    examples = [json.loads(text) for text in block("json")]
+    for example in examples:
+        Draft202012Validator(JobObject.model_json_schema()).validate(example)
+    assert {example["state"] for example in examples} == {state.value for state in State}
+
+
+@pytest.mark.parametrize("language", ["python", pytest.param("js", marks=needs("node"))])
+async def test_the_receiver_takes_ours_once_and_no_other(language: str, tmp_path: Path):
+    program = needs.path("node") if language == "js" else sys.executable
+    [source] = block(language)
+    assert len(source.strip().splitlines()) <= 15
+    file = tmp_path / f"receiver.{language}"
+    file.write_text(source)
+    port = free_port()
+    env = os.environ | {"WEBHOOK_SECRET": SECRET, "PORT": str(port)}
+    process = await asyncio.create_subprocess_exec(
+        program, str(file), env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    body = json.dumps({"type": "job.done", "job_id": "01A", "seq": 4, "result": {"a": "ü"}}).encode()
+    now = int(time.time())
+    good = webhook.headers([SECRET, "old"], "evt_01A_4", now, body)
+    bad = webhook.headers(["other"], "evt_01A_5", now, body)
+    late = webhook.headers([SECRET], "evt_01A_4", now - 400, body)
+    try:
+        async with aiohttp.ClientSession() as session:
+            statuses = [await _post(session, port, headers, body) for headers in (good, good, bad, late)]
+        assert statuses == [204, 204, 401, 401]
+    finally:
+        process.kill()
+    out, _ = await process.communicate()
+    assert len(out.splitlines()) == 1, "the second one is ignored by its seq"
+
+
+async def _post(session: aiohttp.ClientSession, port: int, headers: dict[str, str], body: bytes) -> int:
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(aiohttp.ClientConnectorError):
+                async with session.post(f"http://127.0.0.1:{port}/", data=body, headers=headers) as reply:
+                    return reply.status
+            await asyncio.sleep(0.05)

@@ -138,6 +138,9 @@ class Worker:
                 await self._life()
             except* (StoreUnavailableError, FencedError) as group:
                 log.warning("worker.life_ended", worker=self.id, error=str(group.exceptions[0]))
+            except* Exception:  # a fault of ours ends this life, and no more
+                log.exception("worker.life_broke", worker=self.id)
+                await asyncio.sleep(STAND_BY)
             self.id = f"wk-{self._new_id()}"
             await insist(self._enroll)
             log.info("worker.reenrolled", worker=self.id)
@@ -280,6 +283,8 @@ class Worker:
                 await step()
             except StoreUnavailableError as error:
                 log.debug("store.unavailable", error=error.message)
+            except Exception:  # a fault of ours costs this step, never all later ones
+                log.exception("worker.step_failed", worker=self.id)
             due = loop.time() + seconds
             await asyncio.sleep(seconds)
             if (lag := loop.time() - due) > _LAG:

@@ -189,6 +189,8 @@ class Gateway:
                 await step()
             except StoreUnavailableError as error:
                 log.debug("store.unavailable", error=error.message)
+            except Exception:  # a fault of ours costs this step, never all later ones
+                log.exception("gateway.step_failed")
             await asyncio.sleep(seconds)
 
     async def _announce(self) -> None:
@@ -222,5 +224,9 @@ class Gateway:
                 if notice is not None:
                     (self.ends if notice.watched else self.waiting).notice(notice)
             except StoreUnavailableError:
+                missed = True
+                await asyncio.sleep(RECOVER)
+            except Exception:  # a notice that makes no sense, or a fault of ours
+                log.exception("gateway.notice_failed")
                 missed = True
                 await asyncio.sleep(RECOVER)

@@ -138,6 +138,8 @@ class Waiting:
                     self._look_at(call)
             except StoreUnavailableError as error:
                 log.debug("inventory.stale", error=error.message)
+            except Exception:  # a fault of ours costs this look, never all later ones
+                log.exception("inventory.look_failed")
             await asyncio.sleep(WATCH)
 
     def down(self, call: Call) -> TargetStatus | bool:

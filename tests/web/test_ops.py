@@ -9,7 +9,7 @@ import pytest
 
 from foreman.core.errors import Code, Failure
 from foreman.store.errors import StoreUnavailableError
-from foreman.store.keys import ARQ_HEALTH
+from foreman.store.keys import ARQ_HEALTH, INBOX
 from foreman.web.dashboard import page
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON, NDJSON
@@ -256,3 +256,31 @@ async def test_calls_share_one_failed_attempt_to_reach_the_store(gateway, store,
     outcomes = await asyncio.gather(*(gateway.inventory.fresh(0.0) for _ in range(50)), return_exceptions=True)
     assert all(isinstance(outcome, StoreUnavailableError) for outcome in outcomes)
     assert attempts <= 2
+
+
+@pytest.mark.parametrize("verb", ["recover", "announce", "targets"])
+async def test_a_fault_in_a_loop_costs_one_turn_of_it(gateway, worker, dial, store, monkeypatch, verb):
+    real, broke = getattr(store.queue, verb), asyncio.Event()
+
+    async def broken(*args):
+        if broke.is_set():
+            return await real(*args)
+        broke.set()
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(store.queue, verb, broken)
+    await broke.wait()
+    seen = asyncio.Event()
+    monkeypatch.setattr(store.queue, verb, lambda *args: (seen.set(), real(*args))[1])
+    async with asyncio.timeout(20):
+        await seen.wait()
+
+
+async def test_a_notice_that_makes_no_sense_ends_nothing(gateway, worker, dial, store):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT)
+    (call,) = await wait_until(lambda: list(gateway.waiting.calls.values()))
+    await wait_until(lambda: call.submitted)
+    await store.queue._connection.command("RPUSH", store.queue.keys.of(INBOX, "gateway", gateway.id), "{}")
+    await store.queue.cancel(call.new.id, Failure(Code.CANCELLED, "by hand"))
+    assert (await caller.reply()).header("X-Foreman-Error") == "cancelled"

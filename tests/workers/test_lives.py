@@ -12,6 +12,7 @@ import pytest
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import State
 from foreman.settings import load
+from foreman.store.keys import INBOX
 from tests.workers.conftest import wait_until
 from workers.service import Worker
 
@@ -32,6 +33,17 @@ async def test_a_down_target_keeps_its_jobs_without_using_an_attempt_and_serves_
     await caller.ended()
     job = await here.final(caller)
     assert (job.state, job.attempt) == (State.DONE, 1)
+
+
+async def test_an_order_that_makes_no_sense_ends_one_life_and_no_more(ollama, floor):
+    fake = await ollama(["a"])
+    here = await floor(gpu=fake)
+    before = here.worker.id
+    queue = here.worker._queue
+    await queue._connection.command("RPUSH", queue.keys.of(INBOX, "worker", before), "{}")
+    await wait_until(lambda: here.worker.id != before)
+    caller = await (await here.submit("a")).ended()
+    assert caller.calls[-1] == "end"
 
 
 async def _down(here):

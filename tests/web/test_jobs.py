@@ -13,6 +13,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.ids import is_ulid, ulid
 from foreman.core.jobs import Slot, State
 from foreman.protocols.job_object import NINE, rfc3339
+from foreman.store.errors import StoreUnavailableError
 from foreman.web import ends, jobs_api
 from foreman.web.receivers import Receivers
 from tests.web.conftest import wait_until
@@ -402,6 +403,17 @@ class TestCancel:
         reply = await caller.reply()
         assert (reply.status, reply.json()["state"]) == (200, "cancelled")
 
+    async def test_a_sync_call_that_waits(self, caller, gateway, dial) -> None:
+        """An operator may cancel it: its caller is told, and does not wait for ever."""
+        chat = await dial(gateway)
+        chat.ask("POST", "/api/chat", CHAT)
+        job_id = await wait_until(lambda: next(iter(gateway.waiting.calls), None))
+        await wait_until(lambda: gateway.waiting.calls[job_id].submitted)
+        reply = await caller.get(f"/jobs/{job_id}", method="DELETE")
+        assert (reply.status, reply.json()["state"]) == (200, "cancelled")
+        told = await chat.reply()
+        assert (told.status, told.header("X-Foreman-Error")) == (499, "cancelled")
+
     async def test_one_that_does_not_end_in_time(self, caller, worker, monkeypatch) -> None:
         monkeypatch.setattr(jobs_api, "CANCEL_WAIT", 0.05)
         job_id = await submit(caller)
@@ -528,6 +540,51 @@ class TestPagesAndPaths:
         error(reply, 405)
         assert set(reply.header("Allow").split(", ")) == {"GET", "HEAD", "POST"}
         assert (await caller.get("/jobs/")).header("Location") == "/jobs"
+
+
+class TestStoreAway:
+    @pytest.fixture
+    async def away(self, store, caller, monkeypatch):
+        """The store is gone after a first job was submitted; that job's id."""
+        job_id = await submit(caller)
+
+        async def refuse(*_args):
+            raise StoreUnavailableError("The store is away.")
+
+        monkeypatch.setattr(store.queue._connection, "command", refuse)
+        monkeypatch.setattr(store.queue._connection, "script", refuse)
+        return job_id
+
+    async def test_every_call_says_so(self, caller, away) -> None:
+        for method, path in [
+            ("GET", "/jobs"),
+            *(("GET", f"/jobs/{away}{rest}") for rest in ("", "?wait=5", "/request", "/events", "/deliveries")),
+            *(("GET", f"/jobs/{away}/artifacts/completion"), ("DELETE", f"/jobs/{away}")),
+        ]:
+            reply = await caller.get(path, method=method)
+            error(reply, 503, "store_unavailable")
+            assert reply.header("Retry-After") == "1"
+        for path in ("/jobs", f"/jobs/{away}/retry", f"/deliveries/evt_{away}_1/redeliver"):
+            error(await caller.post(path, CHAT), 503, "store_unavailable")
+
+    async def test_every_line_of_a_batch_says_so(self, caller, away) -> None:
+        reply = await caller.post("/jobs/batch", (dump(CHAT) + b"\n") * 20)
+        codes = [json.loads(line)["error"]["code"] for line in reply.body.splitlines()]
+        assert codes == ["store_unavailable"] * 20
+
+    async def test_a_reply_that_got_lost_makes_no_second_job(self, caller, store, monkeypatch) -> None:
+        queue_submit, lost = store.queue.submit, []
+
+        async def once(new):
+            found = await queue_submit(new)
+            if not lost:
+                lost.append(new.id)
+                raise StoreUnavailableError("The connection was lost.")
+            return found
+
+        monkeypatch.setattr(store.queue, "submit", once)
+        assert await submit(caller) == lost[0]
+        assert (await store.queue.counts()).queued == 1
 
 
 class TestWho:

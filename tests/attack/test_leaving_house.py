@@ -120,6 +120,7 @@ async def test_a_worker_that_leaves_hands_its_jobs_back(tmp_path: Path, valkey: 
         assert await asyncio.wait_for(process.wait(), 20) == 0
 
 
+@pytest.mark.slow
 async def test_a_job_that_kills_three_workers_is_poison(tmp_path: Path, valkey: str) -> None:
     """Each time one that stood by takes over; the job is run again, before the first byte, until it has had its share."""
     async with site(tmp_path, valkey, fake_of(), "apart", models="2") as at:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 LEASE = 4.0
 """Seconds."""
 APART = pytest.mark.parametrize("pair", ["apart"], indirect=True, scope="module")
-"""For the slow ones: roles apart is the harder case."""
+"""Roles apart is the harder case."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODES)
@@ -115,6 +115,7 @@ async def _not_ready(at: Site) -> bool:
     return (await at.post("/readyz", b"", method="GET")).status == 503
 
 
+@APART
 async def test_away_before_the_first_byte(pair: tuple[Site, EmbeddedServer]) -> None:
     """The target has the request: its answer still comes through."""
     at, server = pair
@@ -132,6 +133,7 @@ async def test_away_before_the_first_byte(pair: tuple[Site, EmbeddedServer]) -> 
 
 
 @APART
+@pytest.mark.slow
 async def test_away_longer_than_the_lease_in_mid_stream(pair: tuple[Site, EmbeddedServer]) -> None:
     """The lease is gone by then. The stream ends whole or with an error, never spliced, never silently."""
     at, server = pair
@@ -150,6 +152,7 @@ async def test_away_longer_than_the_lease_in_mid_stream(pair: tuple[Site, Embedd
     await back(at)
 
 
+@APART
 async def test_away_while_calls_wait_for_a_load_and_in_the_queue(pair: tuple[Site, EmbeddedServer]) -> None:
     """Nothing is lost: all get their answers after it is back."""
     at, server = pair
@@ -173,15 +176,16 @@ async def test_away_while_calls_wait_for_a_load_and_in_the_queue(pair: tuple[Sit
     await back(at)
 
 
+@APART
 async def test_a_caller_that_leaves_while_the_store_is_away(pair: tuple[Site, EmbeddedServer]) -> None:
-    """A running one is cut at the target at once; a queued one never costs a load once the store is back."""
+    """A running one is cut at the target at once; a queued one never runs once it is back."""
     at, server = pair
     await at.alive()
     runs, gate = await stream(at, "chat", after=1)
     queued = await at.dial()
     queued.ask("/api/chat", {**CHAT, "model": "beta"})
     await at.house.until(lambda state: state["jobs"]["queued"] == 1)
-    cancelled, loads = at.fake.cancels, len(at.fake.loads)
+    cancelled, asked = at.fake.cancels, len(at.fake.requests_to("/api/chat"))
     await asyncio.to_thread(server.stop)
     queued.close()
     runs.close()
@@ -190,7 +194,7 @@ async def test_a_caller_that_leaves_while_the_store_is_away(pair: tuple[Site, Em
     gate.open()
     await asyncio.to_thread(server.start)
     await back(at)
-    assert all(load.model != "beta:latest" for load in at.fake.loads[loads:])
+    assert all(seen.model != "beta" for seen in at.fake.requests_to("/api/chat")[asked:])
 
 
 async def test_killed_while_idle_and_while_a_job_runs(pair: tuple[Site, EmbeddedServer]) -> None:
@@ -215,6 +219,7 @@ async def test_killed_while_idle_and_while_a_job_runs(pair: tuple[Site, Embedded
 
 
 @APART
+@pytest.mark.slow
 async def test_frozen_is_as_good_as_away(pair: tuple[Site, EmbeddedServer]) -> None:
     """SIGSTOP: it takes connections and says nothing. Calls are refused, not held for ever."""
     at, server = pair
@@ -230,4 +235,25 @@ async def test_frozen_is_as_good_as_away(pair: tuple[Site, EmbeddedServer]) -> N
     finally:
         os.kill(pid, signal.SIGCONT)
         at.fake.clear()
+    await back(at)
+
+
+@APART
+async def test_a_job_whose_caller_left_meanwhile_is_cancelled_once_it_is_back(
+    pair: tuple[Site, EmbeddedServer],
+) -> None:
+    """By the gateway, at once: no worker is there that could find out."""
+    at, server = pair
+    await at.settled()
+    await at.house.stop("worker")
+    queued = await at.dial()
+    queued.ask("/api/chat", {**CHAT, "model": "beta"})
+    await at.house.until(lambda state: state["jobs"]["queued"] == 1)
+    await asyncio.to_thread(server.stop)
+    unsent = at.log().count("job.cancel_unsent")
+    queued.close()
+    await until(lambda: at.log().count("job.cancel_unsent") > unsent, 30)
+    await asyncio.to_thread(server.start)
+    await at.house.until(lambda state: state["store"]["status"] == "ok" and state["jobs"]["queued"] == 0, timeout=10)
+    await at.house.spawn("worker", "--role", "worker")
     await back(at)

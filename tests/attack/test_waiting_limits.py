@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from foreman.demo.ollama import FakeOllama
-from tests.attack.ground import ASK, CHAT, MODES, Site, site, until
+from tests.attack.ground import ASK, CHAT, Site, site, until
 from tests.exchange import exchange, read_chunk
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ HEAD_WITHIN = 10.0
 """Seconds for a request's head."""
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODES)
-async def at(request, tmp_path_factory, valkey) -> AsyncIterator[Site]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def at(tmp_path_factory, valkey) -> AsyncIterator[Site]:
     fake = FakeOllama(models=["alpha", "beta", "embedder"], tokens=4, max_loaded=1)
     async with site(
         tmp_path_factory.mktemp("limits"),
         valkey,
         fake,
-        request.param,
+        "apart",
         models="3",
         headers_after="300ms",
         json_headers_after="200ms",
@@ -196,6 +196,7 @@ async def test_a_refused_preload_is_nobodys_answer(at: Site) -> None:
     await at.settled()
 
 
+@pytest.mark.slow
 async def test_snails_are_closed_after_ten_seconds(tmp_path_factory, valkey) -> None:
     """Nothing, half a head, a header at a time; a connection between two requests is no snail."""
     async with site(tmp_path_factory.mktemp("snails"), valkey, FakeOllama(models=["alpha"])) as at:

@@ -141,7 +141,7 @@ async def test_what_does_not_stream_waits_without_a_head(at: Site, path: str, bo
     caller.ask(path, body)
     await gate.reached()
     with pytest.raises(TimeoutError):
-        await caller.head(BEAT * 6)
+        await caller.head(BEAT * 4)
     gate.open()
     answer = await caller.answer()
     assert (answer.status, answer.framing) == (200, "length")

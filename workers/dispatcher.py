@@ -91,9 +91,6 @@ class Dispatcher:
         """Take; what the store then says of the drain is good until somebody wakes us."""
         target = self._target
         target.unseen = False
-        if target.expecting:
-            target.client.ahead()
-            target.expecting = False
         found = await target.take(free)
         if found.more if isinstance(found, Taken) else found.lanes:
             target.unseen = True

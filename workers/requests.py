@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from foreman.store.records import Claimed
     from workers.cutter import Cutting
 
+_SHORT: Final = 64 * 1024
+"""Bytes of a body that are searched quicker than read."""
 KEPT_ALIVE: Final = frozenset({"/api/chat", "/api/generate", "/api/embed", "/api/embeddings"})
 """The paths of an `ollama` target on which `keep_alive` is added where it is absent."""
 
@@ -89,6 +91,8 @@ def _for_openai(claimed: Claimed, body: bytes, own_name: str | None) -> Upstream
 
 def _has_keep_alive(endpoint: str, body: bytes) -> bool:
     """Whether the body has the key, were it null; a body that cannot be read is left alone: the target judges it."""
+    if len(body) < _SHORT and body.isascii() and b"\\u" not in body and b"keep_alive" not in body.lower():
+        return False  # no spelling of the key that Go would know: it reads keys in any case, and escaped
     try:
         return peek(endpoint, body).keep_alive_present
     except Failure:

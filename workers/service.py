@@ -217,7 +217,7 @@ class Worker:
         target.stopping = self._stopping
         inventory = Inventory(target, self._settings)
         self.targets[settings.name], self._inventories[settings.name] = target, inventory
-        self._queue.bells[settings.name] = target.expect
+        self._queue.bells[settings.name] = target.wake
         self._watch()
         try:
             async with asyncio.TaskGroup() as group:
@@ -263,10 +263,7 @@ class Worker:
         if order.target is None or (target := self.targets.get(order.target)) is None:
             return
         if order.verb == "wake":
-            if order.slot in _SLOTS:
-                target.expect(Slot(order.slot))
-            else:
-                target.wake()
+            target.wake(Slot(order.slot) if order.slot in _SLOTS else None)
         elif order.verb == "probe":
             target.probe_wanted.set()
         elif order.verb == "cancel" and order.job_id is not None:

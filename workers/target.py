@@ -101,8 +101,6 @@ class Target:
         self.wakes = {slot: asyncio.Event() for slot in Slot}
         self.unseen = True
         """Something may wait in the drain that the store has not been asked about."""
-        self.expecting = False
-        """A job has just been submitted that may run here."""
         self.probe_wanted = asyncio.Event()
         self.look_wanted = asyncio.Event()
         self.publish_wanted = asyncio.Event()
@@ -147,6 +145,8 @@ class Target:
 
     def may_have(self, model: str) -> bool:
         """Whether the operator lets this target serve the model (`only`, `never`)."""
+        if not self._only and not self._never:
+            return True
         name = canonical(model)
         return name not in self._never and (not self._only or name in self._only)
 
@@ -214,11 +214,6 @@ class Target:
             self.unseen = True
         for one in [slot] if slot is not None else list(Slot):
             self.wakes[one].set()
-
-    def expect(self, slot: Slot) -> None:
-        """A job that may run here was submitted to this slot."""
-        self.expecting |= slot is Slot.DRAIN
-        self.wake(slot)
 
     def drop(self) -> None:
         """The right to the target is lost: every run stops and writes nothing."""

@@ -18,7 +18,6 @@ import structlog
 
 import foreman
 from foreman.tasks import Tasks
-from foreman.upstream.ahead import Ahead
 from foreman.upstream.answer import AnswerParser, Garbage
 from foreman.upstream.faults import Fault, Kind
 from foreman.upstream.sockets import tune
@@ -102,7 +101,6 @@ class Client:
         self._prefix = parts.path.rstrip("/")
         self._connect_timeout = connect_timeout
         self._tasks = Tasks(f"upstream[{self._host}:{self._port}]")
-        self._ahead: Ahead | None = None
         fixed = [
             f"Host: {parts.netloc.rpartition('@')[2]}",
             f"User-Agent: foreman/{foreman.__version__}",
@@ -116,16 +114,8 @@ class Client:
     def start(self, request: Request, receiver: Receiver, patience: Patience | None = None) -> Call:
         """Begin a call; everything that follows, a refused connection too, comes through `receiver`."""
         call = Call(receiver, self._wire(request), patience or Patience(), bodyless=request.method == "HEAD")
-        ahead, self._ahead = self._ahead, None
-        if ahead is None or not ahead.give(call):
-            call.connecting = self._tasks.spawn(self._connect(call), "connect")
+        call.connecting = self._tasks.spawn(self._connect(call), "connect")
         return call
-
-    def ahead(self) -> None:
-        """A call is likely within the next moment: begin its connection now. Where that fails, the call will find out."""
-        if self._ahead is None or self._ahead.over:
-            ahead = self._ahead = Ahead()
-            ahead.connecting = self._tasks.spawn(self._connect(ahead), "ahead")
 
     async def fetch(
         self,
@@ -154,9 +144,7 @@ class Client:
             call.close()
 
     async def close(self) -> None:
-        """Give up connections that are still being made, or made ahead; calls under way are their owners'."""
-        if self._ahead is not None:
-            self._ahead.close()
+        """Give up connections that are still being made; calls under way are their owners'."""
         await self._tasks.close()
 
     def _wire(self, request: Request) -> tuple[bytes, bytes]:
@@ -173,7 +161,7 @@ class Client:
             lines.append(f"Content-Length: {len(request.body)}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1"), request.body
 
-    async def _connect(self, call: Call | Ahead) -> None:
+    async def _connect(self, call: Call) -> None:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
@@ -240,7 +228,7 @@ class Call(asyncio.Protocol):
         if self._over:
             line.abort()
             return
-        tune(line)
+        self._loop.call_soon(tune, line)  # while the server works on the request
         head, body = self._wire
         self._wire = (b"", b"")
         if len(body) <= _JOIN_BELOW:

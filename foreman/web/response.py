@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections import deque
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -127,7 +129,7 @@ class Wire:
         self.status = status
         version = self._request.version
         modern = version >= HttpVersion11
-        pairs = [*headers, *self._base, ("Date", formatdate(usegmt=True))]
+        pairs = [*headers, *self._base, ("Date", _date(int(time.time())))]
         if length is not None:
             pairs.append(("Content-Length", str(length)))
         elif modern:
@@ -141,12 +143,18 @@ class Wire:
             pairs.append(("Connection", "keep-alive"))
         head = head_bytes(status, pairs, version=(1, 1) if modern else (1, 0))
         self._request.writer.output_size += len(head)  # tells aiohttp that a second answer is out of the question
-        self._put(head, 0)
+        self._pending.append((head, 0))
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
 
     def chunk(self, data: bytes, credit: int = 0) -> None:
         """Send `data` as one HTTP chunk; `credit` bytes of the target's answer count as taken once it is handed over."""
         if data:
-            self._put(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data, credit)
+            self._pending.append((b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data, credit))
+            if not self._scheduled:
+                self._scheduled = True
+                self._loop.call_soon(self._flush)
 
     def finish(self) -> None:
         """End the answer properly and flush at once."""
@@ -173,18 +181,18 @@ class Wire:
                 await self._request.writer.drain()
             self._flush()
 
-    def _put(self, framed: bytes, credit: int) -> None:
-        self._pending.append((framed, credit))
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
-
     def _flush(self) -> None:
         self._scheduled = False
         pending = self._pending
         transport = self._protocol.transport
         if transport is None or transport.is_closing():  # uvloop raises on a write after close
             pending.clear()
+        elif len(pending) == 1 and not self._finishing and not self._protocol.writing_paused:  # the usual token
+            framed, credit = pending.popleft()
+            transport.write(framed)
+            self.idle_since = self._loop.time()
+            self._credit(credit)
+            return
         while pending and not self._protocol.writing_paused:
             assert transport is not None
             size = credit = 0
@@ -207,6 +215,12 @@ class Wire:
         if self._taken >= HIGH_WATER:
             taken, self._taken = self._taken, 0
             self.on_taken(taken)
+
+
+@lru_cache(maxsize=1)
+def _date(now: int) -> str:
+    """The Date of all heads within a second."""
+    return formatdate(now, usegmt=True)
 
 
 def _nothing(*_: object) -> None:

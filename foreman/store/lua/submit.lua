@@ -62,4 +62,4 @@ if gateway ~= '' then
   redis.call('SADD', k_gateway_jobs(gateway), id)
 end
 wake(targets, only, slot)
-return {redis.call('ZRANK', k_queued(slot), id) + 1, queued + 1}
+return {queued == 0 and 1 or redis.call('ZRANK', k_queued(slot), id) + 1, queued + 1}

@@ -9,8 +9,9 @@ local function lane_put(id, slot, lane, priority, due)
   redis.call('ZADD', k_queued(slot), due, id)
   if redis.call('SADD', k_lanes(slot), lane) == 1 then
     local v = redis.call('HMGET', k_job(id), 'canonical', 'digest', 'options')
-    redis.call('HSET', facts, 'model', v[1] or '', 'digest', v[2] or '', 'options', v[3] or '')
-    redis.call('PERSIST', facts)
+    local added = redis.call('HSET', facts, 'model', v[1] or '', 'digest', v[2] or '', 'options', v[3] or '', 'n' .. priority, 1)
+    if added < 4 then redis.call('PERSIST', facts) end -- some stood there: of a lane that was cut, they have a TTL
+    return
   end
   redis.call('HINCRBY', facts, 'n' .. priority, 1)
 end
@@ -20,12 +21,13 @@ local function lane_take(id, slot, lane, priority)
   local facts = k_facts(slot, lane)
   redis.call('ZREM', k_lane(slot, lane), id)
   redis.call('ZREM', k_queued(slot), id)
-  if priority then redis.call('HINCRBY', facts, 'n' .. priority, -1) end
   if redis.call('EXISTS', k_lane(slot, lane)) == 0 then
     redis.call('SREM', k_lanes(slot), lane)
     local keep = redis.call('HMGET', facts, 'paused', 'cut')
     if keep[1] ~= '1' then
-      if keep[2] then redis.call('PEXPIRE', facts, FACTS_MS) else redis.call('DEL', facts) end
+      if not keep[2] then return redis.call('DEL', facts) end
+      redis.call('PEXPIRE', facts, FACTS_MS)
     end
   end
+  if priority then redis.call('HINCRBY', facts, 'n' .. priority, -1) end
 end

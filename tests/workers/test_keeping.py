@@ -12,6 +12,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, Slot, State
 from foreman.link.channel import Framing, Head
 from foreman.protocols.fold import PATHS
+from foreman.store.errors import StoreUnavailableError
 from tests.workers.conftest import wait_until
 from workers.keeping import Keeping
 
@@ -277,3 +278,26 @@ async def test_its_tokens_are_seen_while_it_runs(ollama, floor):
     assert await wait_until(seen)
     await gate.release()
     assert (await here.final(caller)).state is State.DONE
+
+
+@pytest.mark.parametrize("lost", ["the command", "its reply"])
+async def test_an_answer_is_kept_once_the_store_is_back(ollama, floor, monkeypatch, lost):
+    fake = await ollama(["a"], tokens=4)
+    here = await floor(gpu=fake)
+    transition, tries = here.queue.transition, []
+
+    async def away(job_id, epoch, to, **more):
+        tries.append(to)
+        if to is State.DONE and len(tries) <= 3:
+            if lost == "its reply":
+                await transition(job_id, epoch, to, **more)
+            raise StoreUnavailableError("away")
+        return await transition(job_id, epoch, to, **more)
+
+    monkeypatch.setattr(here.queue, "transition", away)
+    caller = await sent(here)
+    await wait_until(lambda: tries.count(State.DONE) >= 3)
+    job = await here.final(caller)
+    assert (job.state, job.attempt) == (State.DONE, 1)
+    assert json.loads(await completion(here, job))["eval_count"] == 4
+    assert [event.state for event in await here.queue.events(job.id)].count(State.DONE) == 1

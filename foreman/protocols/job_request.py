@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationError, WithJsonSchema
@@ -87,7 +87,8 @@ def _moment(value: object) -> float | None:
         return None
     try:
         if isinstance(value, str) and _RFC3339.fullmatch(value):
-            return datetime.fromisoformat(value.upper().replace(" ", "T")).timestamp()
+            moment = datetime.fromisoformat(value.upper().replace(" ", "T"))
+            return moment.astimezone(UTC).timestamp()  # an OverflowError where UTC has no year for it
     except (ValueError, OverflowError):
         pass
     raise ValueError("use a time of RFC 3339 such as 2026-11-21T22:00:00Z")

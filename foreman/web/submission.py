@@ -55,9 +55,17 @@ class Sender:
     headers: Mapping[str, str] | None = None
     """Those of its headers that go upstream."""
 
+    number: int | None = None
+    """Of a batch's line, from 1 on."""
+
     def line(self, number: int) -> Sender:
-        """The sender of a batch's line, from 1 on: under a key, each line has one of its own."""
-        return self if self.key is None else replace(self, key=f"{self.key}/{number}")
+        """The sender of a batch's line."""
+        return replace(self, number=number)
+
+    @property
+    def full_key(self) -> str | None:
+        """What the job is known by: under a batch's key each line has one of its own, which no header can spell."""
+        return self.key if self.key is None or self.number is None else f"{self.key}\n{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +167,7 @@ class Submission:
             webhook_events=asked.webhook_events or (),
             metadata=_text(asked.metadata),
             not_before=asked.not_before,
-            idempotency_key=sender.key,
+            idempotency_key=sender.full_key,
             fingerprint=fingerprint,
             retry_of=retry_of,
             own_fields=taken.cuts if taken.own else None,

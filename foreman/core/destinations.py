@@ -123,7 +123,8 @@ def dialable(address: Address, port: int, rules: tuple[Rule, ...]) -> bool:
         fits = rule.network is not None and rule.port in {None, port}
         if fits and (address in rule.network or inner in rule.network):  # type: ignore[operator] # fits says it is one
             return True
-    return inner.is_global and not inner.is_multicast and not inner.is_reserved
+    site_local = isinstance(inner, ipaddress.IPv6Address) and inner.is_site_local  # fec0::/10, which counts as global
+    return inner.is_global and not (inner.is_multicast or inner.is_reserved or site_local)
 
 
 def unwrapped(address: Address) -> Address:

@@ -46,7 +46,7 @@ class Finding:
 
     level: Level
     subject: str
-    """`settings`, `gateway`, `store`, `links`, or `target NAME`."""
+    """`settings`, `webhooks`, `gateway`, `store`, `links`, or `target NAME`."""
     message: str
     advice: str = ""
     """What to do about it; empty when it is well."""
@@ -95,6 +95,15 @@ def _settings(settings: Settings) -> list[Finding]:
                 "settings",
                 f"FOREMAN_OLLAMA_URL is not looked at, because FOREMAN_{name} is set",
                 "unset one of the two",
+            )
+        )
+    if settings.webhook_allow and not settings.webhook_secret:
+        found.append(
+            Finding(
+                Level.WARNING,
+                "webhooks",
+                "FOREMAN_WEBHOOK_ALLOW is set and FOREMAN_WEBHOOK_SECRET is not: receivers can't tell foreman's events from others'",
+                "set FOREMAN_WEBHOOK_SECRET to whsec_ and the output of `openssl rand -base64 32`",
             )
         )
     return found or [Finding(Level.OK, "settings", "they go together")]

@@ -92,6 +92,7 @@ async def test_several_findings_each_with_what_to_do(tmp_path: Path):
         "REDIS_URL": nobody().replace("http", "redis"),
         "TARGETS": f"one={nobody()},two={nobody()}?kind=openai",
         "HEARBEAT": "1s",
+        "WEBHOOK_ALLOW": "*.lan",
     }
     code, out, _ = await ran(tmp_path, "doctor", "--json", **settings)
     assert code == 1
@@ -99,6 +100,7 @@ async def test_several_findings_each_with_what_to_do(tmp_path: Path):
     assert [(one["level"], one["subject"]) for one in findings] == [
         ("warning", "settings"),
         ("problem", "settings"),
+        ("warning", "webhooks"),
         ("warning", "gateway"),
         ("problem", "store"),
         ("warning", "links"),
@@ -108,7 +110,7 @@ async def test_several_findings_each_with_what_to_do(tmp_path: Path):
     assert all(one["advice"] for one in findings)
     code, out, _ = await ran(tmp_path, "doctor", **settings)
     assert code == 1
-    assert out.count("→") == 7
+    assert out.count("→") == 8
 
 
 async def test_a_wrong_setting_is_a_finding(tmp_path: Path):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from foreman.core.jobs import RUNNING, TERMINAL, Job, Slot, State, Surface
 from foreman.store import rows
-from foreman.store.keys import ENDED, EVENTS, JOB, QUEUED, REQUEST
+from foreman.store.keys import DELAYED, ENDED, EVENTS, JOB, QUEUED, REQUEST
 from foreman.store.keys import RUNNING as RUNNING_KEY
 from foreman.store.records import Kept, Page, Wanted
 from foreman.store.roster import Roster
@@ -111,9 +111,10 @@ class Listing(Roster):
         last = max(0, limit - 1)
         jobs: list[Job] = []
         if State.QUEUED in states:
-            for slot in Slot:
-                key = self.keys.of(QUEUED, slot.value)
-                jobs += await self._jobs(await self._connection.command("ZRANGE", key, 0, last))
+            for place in (QUEUED, DELAYED):
+                for slot in Slot:
+                    key = self.keys.of(place, slot.value)
+                    jobs += await self._jobs(await self._connection.command("ZRANGE", key, 0, last))
             jobs.sort(key=lambda job: job.due)
         if states & RUNNING:
             jobs += await self.running()

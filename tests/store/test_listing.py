@@ -39,6 +39,7 @@ class TestNotBefore:
         assert await ground.queue.position(new.id) is None
         assert (await ground.queue.counts()).queued == 1
         assert not (await ground.queue.survey(Slot.DRAIN)).lanes
+        assert [one.id for one in await ground.queue.recent(frozenset({State.QUEUED}), 5)] == [new.id]
         await ground.queue.recover()
         assert not (await ground.queue.survey(Slot.DRAIN)).lanes
 

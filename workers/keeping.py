@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import TYPE_CHECKING, Final
 
 from foreman.core.errors import Code, Failure
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _COUNTS: Final = frozenset({b'"prompt_eval_count"', b'"eval_count"', b'"usage"'})
 _HASHED_HERE: Final = 1 << 20
 """Bytes that are hashed on the event loop: about 2 ms."""
+_PERHAPS_INFINITE: Final = re.compile(rb"[eE]\+?\d|\d{309}")
+"""Where a number past a double's range may stand: it would make an Infinity in the job object, which no reader takes."""
 
 
 class Keeping:
@@ -121,13 +124,20 @@ def _counts(body: bytearray) -> bytes:
 
 
 def _check(body: bytearray) -> None:
-    """Refuse what is no JSON; of an answer that is too long for the job object only the ends are looked at."""
+    """Refuse what is no JSON, or holds a number past a double; of what is too long to stand inline only the ends count."""
     try:
         if len(body) <= INLINE_LIMIT:
-            json.loads(body)
+            found = json.loads(body, parse_constant=_no_number)
+            if _PERHAPS_INFINITE.search(body):
+                json.dumps(found, allow_nan=False)
             return
         if body.lstrip()[:1] in b"{[" and body.rstrip()[-1:] in b"]}":
             return
     except (ValueError, RecursionError):
         pass
     raise Failure(Code.UPSTREAM_ERROR, "the target's answer is no JSON")
+
+
+def _no_number(word: str) -> None:
+    """Python reads NaN and Infinity; JSON does not (RFC 8259, 6)."""
+    raise ValueError(f"{word} is no number")

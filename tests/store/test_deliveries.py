@@ -191,6 +191,31 @@ async def test_a_url_gets_a_few_at_once_and_the_rest_in_turn(ground: Ground) -> 
     assert await begin(ground, f"evt_{jobs[4]}_1", 2) is not None
 
 
+async def test_behind_others_a_newcomer_costs_no_arq_job_and_has_its_turn(ground: Ground) -> None:
+    attempts = [await begin(ground, f"evt_{await job(ground)}_1", 1) for _ in range(4)]
+    first = await job(ground)
+    assert await begin(ground, f"evt_{first}_1", 1) is None
+    late = await job(ground)
+    assert await newest(ground, f"evt_{late}_1") == 0
+    for attempt, evt in zip(attempts, (f"evt_{first}_1", f"evt_{late}_1"), strict=False):
+        before = await newest(ground, evt)
+        await settle(ground, attempt, Outcome.DELIVERED)
+        assert await newest(ground, evt) == before + 1
+
+
+async def test_in_line_where_nobody_is_left_to_call_the_sweeper_does(ground: Ground) -> None:
+    pace = Pace(lease=60.0, at_once=1)
+    running = await begin(ground, f"evt_{await job(ground)}_1", 1, pace)
+    waiting = f"evt_{await job(ground)}_1"
+    assert await begin(ground, waiting, 1, pace) is None
+    await ground.look.zadd(ground.key(k.DELIVERIES), {waiting: 1})
+    assert await ground.store.deliveries.sweep() == [], "an attempt is under way there"
+    await ground.look.zadd(ground.key(k.DELIVERIES), {waiting: 1})
+    await ground.look.delete(ground.key(k.BUSY, URL), f"arq:job:{ground.key(k.ARQ)}:{waiting}:1")  # arq has run it
+    assert await ground.store.deliveries.sweep() == [waiting]
+    assert running is not None
+
+
 async def test_a_receiver_that_fails_and_fails_is_spared(ground: Ground) -> None:
     jobs = [await job(ground) for _ in range(7)]
     for one in jobs[:4]:

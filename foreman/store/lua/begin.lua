@@ -26,9 +26,7 @@ for _, other in ipairs(redis.call('ZRANGE', busy, 0, -1)) do
   full = full or string.sub(other, 1, string.len(d.job) + 5) == 'evt_' .. d.job .. '_'
 end
 if full then
-  redis.call('ZADD', k_waiting(d.url), 'NX', now, evt)
-  redis.call('PEXPIRE', k_waiting(d.url), RECEIVER_MS)
-  redis.call('ZADD', k_deliveries(), now + 60000, evt)
+  line_up(evt, d.url, now)
   return {'later'}
 end
 

@@ -1,5 +1,6 @@
 -- Have those deliveries tried again that nobody tries although their moment is over.
--- 1. ended  2. its attempt's lease lives  3. its attempt is lost, or its arq job: a new one  4. arq is behind: look later
+-- 1. ended  2. its attempt's lease lives  3. its attempt is lost: a new one  4. it waits in line, and an attempt under way
+-- there will call it  5. arq is behind: look later  6. its arq job is lost: a new one
 -- KEYS[1] the pool's prefix
 -- ARGV    1 ms after its moment from which one counts as forgotten  2 how many at most
 -- returns the deliveries that were sent anew
@@ -26,6 +27,8 @@ for _, evt in ipairs(redis.call('ZRANGEBYSCORE', k_deliveries(), '-inf', now, 'L
     redis.call('HDEL', k_delivery(evt), 'inflight')
     send(evt, now, now)
     sent[#sent + 1] = evt
+  elseif redis.call('ZSCORE', k_waiting(d.url), evt) and redis.call('ZCOUNT', k_busy(d.url), '(' .. now, '+inf') > 0 then
+    redis.call('ZADD', k_deliveries(), now + LINE_MS, evt)
   elseif arq_waits(evt, d.ticket) then
     redis.call('ZADD', k_deliveries(), now + slack, evt)
   else

@@ -5,6 +5,7 @@ local LOG_MS = 604800000
 local LOG = 1000
 local ENDED_MS = 86400000 -- an ended delivery can be sent again for a day
 local RECEIVER_MS = 86400000
+local LINE_MS = 60000 -- after which the sweeper looks whether anybody is left to call the next one
 local SHOWN = {'state', 'previous_state', 'seq', 'attempt', 'epoch', 'surface', 'endpoint', 'model', 'lane', 'slot',
   'priority', 'target', 'target_only', 'caller', 'created_at', 'due', 'deadline', 'started_at', 'finished_at', 'claimed_at',
   'error', 'usage', 'timings', 'metadata', 'not_before', 'retry_of', 'artifacts'}
@@ -32,6 +33,13 @@ local function send(evt, at, now)
   redis.call('ZADD', k_deliveries(), at, evt)
 end
 
+-- Wait for a place at a receiver that has as many attempts as it bears: an attempt's end there calls the next one.
+local function line_up(evt, url, now)
+  redis.call('ZADD', k_waiting(url), 'NX', now, evt)
+  redis.call('PEXPIRE', k_waiting(url), RECEIVER_MS)
+  redis.call('ZADD', k_deliveries(), now + LINE_MS, evt)
+end
+
 -- A line of the log. attempt 0: none was made, and err says why.
 local function note(d, now, attempt, status, took, err, reply)
   local key = k_attempts(d.job)
@@ -57,7 +65,7 @@ local function send_next(job, at, now)
 end
 
 -- The event that has just been written, on its way to the job's URL where it has one that wants it.
--- 1. the lane was empty: tried at once  2. its head failed and is no end: superseded, tried at once or when the receiver's
+-- 1. the lane was empty: tried at once, or in line behind others at that URL  2. its head failed and is no end: superseded, tried at once or when the receiver's
 -- Retry-After is over  3. it waits for its turn
 local function tell(id, seq, state, now)
   local v = redis.call('HMGET', k_job(id), 'state_webhook_url', 'webhook_events', 'webhook_over')
@@ -72,7 +80,11 @@ local function tell(id, seq, state, now)
     'time', now, 'snapshot', cjson.encode(shown))
   redis.call('ZADD', k_outbox(id), seq, evt)
   local head = redis.call('ZRANGE', k_outbox(id), 0, 0)[1]
-  if head == evt then return send(evt, now, now) end
+  if head == evt then
+    -- where others wait already, an arq job would only find that out: a burst to one URL must not keep arq from the rest
+    if redis.call('EXISTS', k_waiting(url)) == 1 then return line_up(evt, url, now) end
+    return send(evt, now, now)
+  end
   local d = delivery_read(head)
   if not d then
     redis.call('ZREM', k_outbox(id), head)

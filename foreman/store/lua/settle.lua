@@ -1,5 +1,5 @@
 -- End an attempt: log it, and let the lane go on.
--- 1. delivered  2. gone (410): the job's lane ends  3. failed: a resend that somebody asked for is over; superseded where
+-- 1. delivered  2. gone (410), of a resend too: the job's lane ends  3. failed: a resend that somebody asked for is over; superseded where
 -- something newer waits and it is no end; given up where the schedule is over; else tried again  4. abandoned: not made
 -- KEYS[1] the pool's prefix
 -- ARGV    1 delivery  2 ticket  3 delivered | gone | failed | abandoned  4 1 where an attempt was really made
@@ -42,7 +42,7 @@ elseif made == '1' then
   redis.call('PEXPIRE', k_receiver(d.url), RECEIVER_MS)
 end
 
-if outcome == 'delivered' or (d.again and d.ending) then
+if outcome == 'delivered' or (outcome ~= 'gone' and d.again and d.ending) then
   close(d, outcome == 'delivered' and outcome or d.ending)
   if not d.ending then send_next(d.job, now, now) end
   return outcome == 'delivered' and outcome or 'exhausted'
@@ -53,6 +53,7 @@ if outcome == 'gone' then
     if o and other ~= evt then note(o, now, 0, '', '', 'gone', '') end
     if o then close(o, 'gone') else redis.call('ZREM', k_outbox(d.job), other) end
   end
+  close(d, 'gone') -- a resend stands in no outbox
   if redis.call('EXISTS', k_job(d.job)) == 1 then redis.call('HSET', k_job(d.job), 'webhook_over', 1) end
   return outcome
 end

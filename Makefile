@@ -32,7 +32,7 @@ check: setup
 
 test: setup
 	@scripts/test-parts
-	$(BIN)/python -m pytest tests $(ARGS)
+	$(BIN)/python -m pytest tests --ignore=tests/faults $(ARGS)
 
 faults: setup
 	$(BIN)/python -m pytest $(wildcard tests/faults) tests/walkthrough/test_kill.py $(QUICK_ARGS) $(ARGS)

@@ -62,7 +62,7 @@ EVENTS: Final = Template(
     "events", "job:<id>:events", "stream", Life.OWNED, "its transitions; entry <seq>-0 is event seq"
 )
 ARTIFACT: Final = Template(
-    "artifact", "job:<id>:artifact:<name>", "string", Life.EXPIRES, "the bytes of a result of an ended job"
+    "artifact", "job:<id>:artifact:<name>", "string", Life.OWNED, "the bytes of a result; goes with its ended job"
 )
 LANE: Final = Template(
     "lane", "lane:<slot>:<lane>", "zset", Life.OWNED, "queued jobs of a lane; score due ms, ties by ULID"

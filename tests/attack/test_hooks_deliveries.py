@@ -261,3 +261,20 @@ async def test_a_killed_store_loses_no_end(tmp_path, receivers) -> None:
             await at_rest(at)
     finally:
         await asyncio.to_thread(server.stop)
+
+
+async def test_a_job_outlives_its_time_until_it_has_been_told(tmp_path, valkey, receivers) -> None:
+    receivers.kinds["/a"] = ["gate", "ok"]
+    async with house(tmp_path, valkey, receivers, job_ttl="300ms") as at:
+        job_id = await submitted(at, f"{receivers.url}/a")
+        await receivers.until(lambda it: it.seen["/a"])
+        await at.settled()
+        other = json.loads((await at.post("/jobs", CHAT)).body)["job_id"]
+        await at.house.until(lambda it: "job_id" not in it, f"/jobs/{other}")
+        assert (await get(at, f"/jobs/{job_id}"))["state"] == "done"
+        receivers.gate.set()
+        last = (await told(receivers, "/a"))[-1]
+        assert last["result"]["done"] is True
+        await at_rest(at)
+        await at.house.until(lambda it: "job_id" not in it, f"/jobs/{job_id}")
+        assert (await get(at, f"/jobs/{job_id}/deliveries"))["deliveries"]

@@ -70,8 +70,9 @@ async def _may_live(ground: Ground, template: k.Template, key: str) -> bool:
     look, rest = ground.look, key.removeprefix(ground.keys.prefix).split(":", 2)
     if template in k.PERMANENT:
         return True
-    if template in {k.JOB, k.REQUEST, k.EVENTS}:
-        return await look.hget(ground.key(k.JOB, rest[1]), "state") in {"queued", "loading", "working"}
+    if template in {k.JOB, k.REQUEST, k.EVENTS, k.ARTIFACT}:
+        living = await look.hget(ground.key(k.JOB, rest[1]), "state") in {"queued", "loading", "working"}
+        return living or bool(await look.zcard(ground.key(k.OUTBOX, rest[1])))
     if template is k.IDEMPOTENCY:
         job_id = (await look.get(key)).partition(" ")[0]
         return await look.hget(ground.key(k.JOB, job_id), "state") in {"queued", "loading", "working"}

@@ -72,9 +72,4 @@ if not delay then
 end
 redis.call('HSET', k_delivery(evt), 'hold', now + rest)
 send(evt, now + delay, now)
--- the job stays until its delivery has ended
-for _, key in ipairs({k_job(d.job), k_events(d.job), k_request(d.job), k_artifact(d.job, 'completion')}) do
-  local left = redis.call('PTTL', key)
-  if left > 0 and left < delay + 3600000 then redis.call('PEXPIRE', key, delay + 3600000) end
-end
 return 'again'

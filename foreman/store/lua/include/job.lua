@@ -98,6 +98,7 @@ local function finish(j, to, now, reason, err, more)
   redis.call('PEXPIREAT', k_job(j.id), now + keep)
   redis.call('PEXPIREAT', k_events(j.id), now + keep)
   if j.answer then redis.call('SET', k_artifact(j.id, 'completion'), j.answer, 'PXAT', now + keep) end
+  stay_while_told(j.id, now + keep)
   if j.idempotency then -- free for another try, unless there is an answer
     redis.call('PEXPIREAT', k_idempotency(j.idempotency), to == 'done' and now + keep or now)
   end

@@ -48,6 +48,22 @@ local function note(d, now, attempt, status, took, err, reply)
   redis.call('PEXPIRE', key, LOG_MS)
 end
 
+local function job_keys(id) return {k_job(id), k_events(id), k_request(id), k_artifact(id, 'completion')} end
+
+-- An ended job with open deliveries stays, whatever becomes of its receiver and of us: no TTL until the last one ends,
+-- then until `ends` (ms).
+local function stay_while_told(id, ends)
+  if redis.call('ZCARD', k_outbox(id)) == 0 then return end
+  redis.call('HSET', k_job(id), 'kept_until', ends)
+  for _, key in ipairs(job_keys(id)) do redis.call('PERSIST', key) end
+end
+
+local function go_when_told(id)
+  local ends = redis.call('ZCARD', k_outbox(id)) == 0 and redis.call('HGET', k_job(id), 'kept_until')
+  if not ends then return end
+  for _, key in ipairs(job_keys(id)) do redis.call('PEXPIREAT', key, ends) end
+end
+
 local function close(d, ending)
   redis.call('HSET', k_delivery(d.id), 'ending', ending)
   redis.call('HDEL', k_delivery(d.id), 'inflight', 'again')
@@ -56,6 +72,7 @@ local function close(d, ending)
   redis.call('ZREM', k_outbox(d.job), d.id)
   redis.call('ZREM', k_deliveries(), d.id)
   redis.call('ZREM', k_waiting(d.url), d.id)
+  go_when_told(d.job)
 end
 
 -- The next of the job's lane, not before `at`.

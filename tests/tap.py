@@ -22,6 +22,7 @@ class Tap:
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self.down: list[bytearray] = []
         """What foreman sent, a bytearray per connection, in order of their opening."""
+        self._writers: list[asyncio.StreamWriter] = []
         self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
 
@@ -47,6 +48,7 @@ class Tap:
         except OSError:
             writer.close()
             return
+        self._writers += [writer, up_writer]
         with contextlib.suppress(OSError):
             await asyncio.gather(self._pump(reader, up_writer, None), self._pump(up_reader, writer, seen))
 
@@ -60,6 +62,12 @@ class Tap:
                 await writer.drain()
         finally:
             writer.close()
+
+    def cut(self) -> None:
+        """Break every connection through here, as a pulled cable that is put back."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
 
     async def until(self, what: Callable[[list[bytes]], bool], timeout: float = 20) -> None:
         """Wait until `what(bytes down per connection)` is true."""

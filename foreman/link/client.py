@@ -290,7 +290,7 @@ class WorkerWire(Wire):
         if not self.ready.done():
             self.ready.set_exception(HelloError("rejected", f"{reason} during the hello: is TLS on at one end only?"))
         for outlet in list(self.outlets.values()):
-            outlet.gone(Code.CALLER_GONE)
+            outlet.gone(Code.INTERRUPTED)
         self.outlets.clear()
 
 

@@ -77,7 +77,7 @@ class LocalOutlet(Metered):
     def unlinked(self) -> None:
         """The gateway is gone."""
         self._run.lost()
-        self.gone(Code.CALLER_GONE)
+        self.gone(Code.INTERRUPTED)
 
     def _pass_working(self) -> None:
         self._run.working()

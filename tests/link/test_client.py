@@ -216,7 +216,7 @@ async def test_a_lost_link_cancels_its_jobs_and_is_dialled_again():
         _, other = await opened(client, "job-2")
         first.writer.transport.abort()
         await wait_until(lambda: control.orders and other.orders)
-        assert control.orders == other.orders == [Code.CALLER_GONE]
+        assert control.orders == other.orders == [Code.INTERRUPTED]
         await wait_until(lambda: client.unreachable() == (GATEWAY,))
         outlet.data(b"nobody hears")
         outlet.error(Failure(Code.CANCELLED, "nobody hears"))
@@ -292,7 +292,7 @@ async def test_a_black_hole_is_seen_from_both_ends():
         await wait_until(lambda: sink.body)
         pipe.swallow()
         await wait_until(lambda: control.orders and sink.names[-1] == "lost")
-        assert control.orders == [Code.CALLER_GONE]
+        assert control.orders == [Code.INTERRUPTED]
         await wait_until(lambda: client.unreachable() == (GATEWAY,))
         await client.close()
         await server.stop()

@@ -98,7 +98,10 @@ def read(url: str) -> Destination:
             raise RefusedDestinationError(
                 f"{host} is an address in disguise: write it as four decimal numbers"
             ) from None
-        if not _NAME.fullmatch(host.rstrip(".")):
+        labels = host.removesuffix(".").split(".")
+        if not _NAME.fullmatch(host.removesuffix(".")) or not all(
+            1 <= len(label) <= 63 for label in labels
+        ):  # RFC 1035
             raise RefusedDestinationError(f"{host} is no host name") from None
     if port == 0:
         raise RefusedDestinationError("port 0 is none")

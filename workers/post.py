@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import ipaddress
 import socket
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 import foreman
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 READ: Final = 4096
 """Bytes of a reply that are read at most."""
+TAKEN: Final = 256 * 1024
+"""Bytes of a connection that are looked at, heads and interim replies included."""
 KEPT: Final = 1024
 """Bytes of a reply that the log keeps."""
 
@@ -119,11 +123,28 @@ def _plain_socket(where: Any) -> socket.socket:
     return made
 
 
+class _Bounded(ResponseHandler):
+    """Takes no more than TAKEN bytes of a connection: an endless row of interim replies would hold up the whole loop."""
+
+    _taken = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what fits; past that, let the other side wait until the attempt's time is up."""
+        self._taken += len(data)
+        if self._taken <= TAKEN:
+            super().data_received(data)
+        elif self.transport is not None:
+            self.transport.pause_reading()
+
+
 def _session(patience: Patience, resolver: aiohttp.abc.AbstractResolver | None, factory: Any) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(
+        limit=0, force_close=True, use_dns_cache=False, socket_factory=factory, resolver=resolver
+    )
+    bounded: Any = functools.partial(_Bounded, loop=asyncio.get_running_loop())
+    connector._factory = bounded  # noqa: SLF001 - the only place where bytes can be counted
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=0, force_close=True, use_dns_cache=False, socket_factory=factory, resolver=resolver
-        ),
+        connector=connector,
         timeout=aiohttp.ClientTimeout(total=None, connect=patience.connect, sock_connect=patience.connect),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,

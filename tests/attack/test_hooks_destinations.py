@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from foreman.core.destinations import parse
 from foreman.demo.ollama import FakeOllama
 from tests.attack.ground import CHAT, Site, site
 from tests.receivers import Receivers
+from workers.post import Patience, Poster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -119,8 +121,11 @@ class Torrent:
                 "header": b"HTTP/1.1 500 No\r\nX: ",
                 "headers": b"HTTP/1.1 500 No\r\n",
                 "status": b"HTTP/1.1 500 ",
+                "early": b"",
             }
             piece = b"X: y\r\n" * 10_000 if self.kind == "headers" else b"x" * 65_536
+            if self.kind == "early":
+                piece = b"HTTP/1.1 100 Continue\r\n\r\n" * 2000
             writer.write(starts[self.kind])
             while self.sent < 100_000_000:
                 writer.write(piece)
@@ -163,3 +168,12 @@ async def test_a_receiver_that_talks_without_end_costs_no_memory(tmp_path, valke
         assert torrent.sent < 60_000_000
         assert resident(at) - before < 32 * MIB
         assert "Traceback" not in at.log()
+
+
+async def test_interim_replies_without_end_hold_up_nobody() -> None:
+    async with Torrent("early") as torrent:
+        poster = Poster(parse("127.0.0.1"), Patience(0.5, 0.5))
+        reply = await poster.post(torrent.url, {}, b"{}")
+        await poster.close()
+        assert (reply.status, reply.error) == (None, "no answer within 0.5 s")
+        assert torrent.sent < 20_000_000

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from foreman.core.errors import Code, Failure
-from foreman.core.jobs import State, Surface
+from foreman.core.jobs import Slot, State, Surface
 from foreman.link.channel import NoLinkError
 from foreman.protocols.native import JSON_TYPE
 from foreman.upstream.client import Patience
@@ -220,7 +220,8 @@ class Run:
             return
         between = self._bench.upstream_timeout
         patience = Patience(between * UNSTREAMED, between if self._request.stream else between * UNSTREAMED)
-        self._call = self._bench.client.start(self._request.request, self, patience)
+        follows = self.job.slot is not Slot.SIDE  # a change to the target's models is asked for once
+        self._call = self._bench.client.start(self._request.request, self, patience, follows=follows)
 
     # -- the hot path: the client pushes, the outlet takes
 

@@ -59,6 +59,13 @@ class AnswerParser:
         self._measured = False
         self._mute = 0
         self._interim = 0
+        self.persists = False
+        """The answer is complete, and its connection may carry another."""
+
+    @property
+    def untouched(self) -> bool:
+        """Not a byte has come."""
+        return not self._told and not self._mute
 
     @property
     def ends_at_eof(self) -> bool:
@@ -128,6 +135,7 @@ class AnswerParser:
         """The end, unless it was an interim answer's."""
         if self._told:
             self._complete = True
+            self.persists = self._framed and self._parser.should_keep_alive()
             return
         self._headers.clear()
         self._interim += 1

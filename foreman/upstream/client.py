@@ -1,8 +1,9 @@
 """One HTTP/1.1 call to a model server, pushed into a receiver as it arrives.
 
-The executor and the probe call me. I turn a `Request` into one fresh connection (closing it cancels exactly that call)
-and what comes back into `head`, `body`, `end` or `failed`; no task, queue or await per piece. I refuse to reuse
-connections, follow redirects, ask for compression, half-close, or let an answer's head grow without bounds.
+The executor and the probe call me. I turn a `Request` into one connection of its own (closing it cancels exactly that
+call; a call that has ended whole may leave it to the next) and what comes back into `head`, `body`, `end` or `failed`;
+no task, queue or await per piece. I refuse to follow redirects, ask for compression, half-close, or let an answer's head
+grow without bounds.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import foreman
 from foreman.tasks import Tasks
 from foreman.upstream.answer import AnswerParser, Garbage
 from foreman.upstream.faults import Fault, Kind
+from foreman.upstream.idle import DISTRUST, MOST, Idle
 from foreman.upstream.sockets import tune
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from foreman.upstream.answer import Headers
 
@@ -105,15 +107,31 @@ class Client:
             f"Host: {parts.netloc.rpartition('@')[2]}",
             f"User-Agent: foreman/{foreman.__version__}",
             "Accept: */*",
-            "Connection: close",
         ]
         if token:
             fixed.append(f"Authorization: Bearer {token}")
         self._fixed = "\r\n".join(fixed)
+        self._idle: list[Idle] = []
+        self._trust_from = float("-inf")
+        """From when on, by the loop's clock, connections are kept."""
 
-    def start(self, request: Request, receiver: Receiver, patience: Patience | None = None) -> Call:
-        """Begin a call; everything that follows, a refused connection too, comes through `receiver`."""
-        call = Call(receiver, self._wire(request), patience or Patience(), bodyless=request.method == "HEAD")
+    def start(
+        self, request: Request, receiver: Receiver, patience: Patience | None = None, *, follows: bool = False
+    ) -> Call:
+        """Begin a call; everything that follows, a refused connection too, comes through `receiver`.
+
+        With `follows` it may use the connection of a call that has just ended, and leave its own to the next one. Where
+        that connection turns out to be dead the call is reset, as on any other: nothing is ever sent twice from here.
+        """
+        wire = self._wire(request, "keep-alive" if follows else "close")
+        call = Call(receiver, wire, patience or Patience(), bodyless=request.method == "HEAD")
+        if follows:
+            call.leave = self._keep
+        while follows and self._idle:
+            transport = self._idle.pop().take()
+            if transport is not None:
+                call.follow(transport, self._distrust)
+                return call
         call.connecting = self._tasks.spawn(self._connect(call), "connect")
         return call
 
@@ -144,22 +162,41 @@ class Client:
             call.close()
 
     async def close(self) -> None:
-        """Give up connections that are still being made; calls under way are their owners'."""
+        """Give up connections that are still being made, and idle ones; calls under way are their owners'."""
+        for idle in list(self._idle):
+            idle.close()
         await self._tasks.close()
 
-    def _wire(self, request: Request) -> tuple[bytes, bytes]:
+    def _wire(self, request: Request, connection: str) -> tuple[bytes, bytes]:
         path = request.path
         if any("\n" in text or "\r" in text for text in (path, *(part for pair in request.headers for part in pair))):
             raise ValueError("a line break in a request's path or headers")
         if self._prefix.endswith("/v1") and path.startswith("/v1/"):
             path = path.removeprefix("/v1")  # a base URL given as `…/v1` means the same as without
-        lines = [f"{request.method} {self._prefix}{path} HTTP/1.1", self._fixed]
+        lines = [f"{request.method} {self._prefix}{path} HTTP/1.1", self._fixed, f"Connection: {connection}"]
         lines += [f"{name}: {value}" for name, value in request.headers]
         if request.body or request.method in {"POST", "PUT", "PATCH"}:
             if not any(name.lower() == "content-type" for name, _ in request.headers):
                 lines.append("Content-Type: application/json")
             lines.append(f"Content-Length: {len(request.body)}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1"), request.body
+
+    def _keep(self, transport: asyncio.Transport) -> None:
+        """A call has ended whole; where enough wait already, its connection goes."""
+        if len(self._idle) < MOST and asyncio.get_running_loop().time() >= self._trust_from:
+            self._idle.append(Idle(transport, self._forget))
+        else:
+            transport.abort()
+
+    def _distrust(self) -> None:
+        """A connection that a call followed on was dead: fresh ones only, for a while."""
+        self._trust_from = asyncio.get_running_loop().time() + DISTRUST
+        for idle in list(self._idle):
+            idle.close()
+
+    def _forget(self, idle: Idle) -> None:
+        if idle in self._idle:
+            self._idle.remove(idle)
 
     async def _connect(self, call: Call) -> None:
         loop = asyncio.get_running_loop()
@@ -181,6 +218,10 @@ class Call(asyncio.Protocol):
 
     def __init__(self, receiver: Receiver, wire: tuple[bytes, bytes], patience: Patience, *, bodyless: bool) -> None:
         self.connecting: asyncio.Task[None] | None = None
+        self.leave: Callable[[asyncio.Transport], None] | None = None
+        """Who keeps the connection after a whole answer; None: it is closed."""
+        self._dead: Callable[[], None] | None = None
+        """Whom to tell, where the connection has served another call, should it be dead."""
         self._receiver = receiver
         self._wire = wire
         self._patience = patience
@@ -219,6 +260,12 @@ class Call(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
+    def follow(self, transport: asyncio.Transport, dead: Callable[[], None]) -> None:
+        """Use the connection of a call that has ended; should it end without a byte, `dead` is called."""
+        self._dead = dead
+        transport.set_protocol(self)
+        self.connection_made(transport)
+
     # -- the connection's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -228,9 +275,10 @@ class Call(asyncio.Protocol):
         if self._over:
             line.abort()
             return
-        self._loop.call_soon(tune, line)  # while the server works on the request
         head, body = self._wire
         self._wire = (b"", b"")
+        if self._dead is None:
+            self._loop.call_soon(tune, line)  # while the server works on the request
         if len(body) <= _JOIN_BELOW:
             line.write(head + body)
         else:
@@ -262,6 +310,8 @@ class Call(asyncio.Protocol):
         """The server closed, or the way to it broke."""
         if self._over:
             return
+        if self._dead is not None and self._parser.untouched:
+            self._dead()
         if exc is None and self._parser.ends_at_eof:
             self._finish()
         elif self._begun:
@@ -279,6 +329,10 @@ class Call(asyncio.Protocol):
     def _finish(self) -> None:
         if self._over:
             return
+        transport, whole = self._transport, self._parser.persists and not self._paused
+        if self.leave is not None and whole and transport is not None and not transport.is_closing():
+            self._transport = self.connecting = None  # a connect task that has not noticed yet is not to be cancelled
+            self.leave(transport)
         self.close()
         self._receiver.end()
 

@@ -4,11 +4,13 @@
 # make faults kill -9 and the like (QUICK=1: two minutes)       make bench  what the relay costs, as ratios
 # make soak   traffic for MINUTES=10, memory printed            make setup  the venv with all tools
 # make docs   what the docs hold that is made from the code
-# PYTHON=python3.12 picks a Python, ARGS='…' goes to pytest, the bench or foreman run.
+# PYTHON=python3.12 picks a Python, ARGS='…' goes to pytest, the bench or foreman run, JOBS=1 tests in one process.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
 MINUTES ?= 10
+# Test files side by side: most of a test's time is waiting, so more than the cores of a small machine.
+JOBS ?= 4
 export VENV
 export FOREMAN_TEST_NODE_MODULES ?= $(CURDIR)/.cache/node/node_modules
 
@@ -32,7 +34,7 @@ check: setup
 
 test: setup
 	@scripts/test-parts
-	$(BIN)/python -m pytest tests --ignore=tests/faults $(ARGS)
+	$(BIN)/python -m pytest tests --ignore=tests/faults -n $(JOBS) --dist loadfile $(ARGS)
 
 faults: setup
 	$(BIN)/python -m pytest $(wildcard tests/faults) tests/walkthrough/test_kill.py $(QUICK_ARGS) $(ARGS)

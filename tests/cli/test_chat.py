@@ -35,7 +35,8 @@ async def test_a_piped_prompt_is_answered_with_timings(pair: tuple[FakeOllama, H
     assert len(out.split()) >= 3
     assert "TTFT" in err
     assert "TPOT" in err
-    assert json.loads(fake.ledger.requests[-1].body)["messages"] == [{"role": "user", "content": "Say hi"}]
+    (sent,) = [request.body for request in fake.ledger.requests if request.path == "/api/chat" and request.lines]
+    assert json.loads(sent)["messages"] == [{"role": "user", "content": "Say hi"}]
 
 
 async def test_json_is_one_object(pair: tuple[FakeOllama, House], tmp_path: Path):
@@ -63,7 +64,7 @@ async def test_ctrl_c_cancels_the_answer(pair: tuple[FakeOllama, House], tmp_pat
     fake, house = pair
     fake.gate(after=1)
     async with started(tmp_path, "chat", "alpha", "Say hi", URL=house.url) as chat:
-        await fake.ledger.until(lambda: fake.ledger.requests and fake.ledger.requests[-1].lines >= 1, 20)
+        await fake.ledger.until(lambda: any(request.lines for request in fake.ledger.requests), 20)
         chat.process.send_signal(signal.SIGINT)
         assert await chat.end() == 1
         assert "cancelled" in chat.everything

@@ -97,7 +97,8 @@ async def test_turns_a_cancelled_answer_and_the_end(tmp_path: Path):
         screen.type(b"third\n")
         await screen.until(b"TTFT")
         await screen.until(b"> ")
-        messages = json.loads(fake.ledger.requests[-1].body)["messages"]
+        chats = [request for request in fake.ledger.requests if request.path == "/api/chat"]
+        messages = json.loads(chats[-1].body)["messages"]
         assert [message["content"] for message in messages if message["role"] == "user"] == ["first", "third"]
         assert [message["role"] for message in messages] == ["user", "assistant", "user"]
         screen.type(b"\x04")

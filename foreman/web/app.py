@@ -28,6 +28,7 @@ from foreman.web.auth import Gatekeeper
 from foreman.web.call import Calls
 from foreman.web.connection import CallerConnection
 from foreman.web.dashboard.page import PATH
+from foreman.web.dashboard.site import Site, sign_in_page
 from foreman.web.ends import Ends
 from foreman.web.intake import Intake
 from foreman.web.inventory import Inventory
@@ -35,7 +36,7 @@ from foreman.web.jobs_api import JobsAPI
 from foreman.web.middleware import Gate, tidy_headers
 from foreman.web.ollama_api import OllamaAPI
 from foreman.web.openai_api import OpenAIAPI
-from foreman.web.ops_api import OpsAPI, sign_in_page
+from foreman.web.ops_api import OpsAPI
 from foreman.web.outlook import Outlooks
 from foreman.web.receivers import Receivers
 from foreman.web.submission import Submission
@@ -142,7 +143,8 @@ class Gateway:
         JobsAPI(self._store, submission, outlooks, self.ends).add_routes(app.router)
         app.router.add_get(openapi.PATH, openapi.serve)
         findings = tuple(finding.message for finding in self._store.findings)
-        OpsAPI(self._store.queue, self.inventory, self.calls, keeper, findings).add_routes(app.router)
+        OpsAPI(self._store.queue, self.inventory, self.calls, findings).add_routes(app.router)
+        Site(self._store.queue, self.inventory, keeper, findings).add_routes(app.router)
         return app
 
     async def _listen(self) -> None:

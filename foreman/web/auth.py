@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from foreman.settings import Settings
 
 COOKIE: Final = "foreman_token"
-"""The cookie in which the page keeps a token; only the page and `/ops` take it."""
+"""The cookie in which the page keeps a token; to look at the page and `/ops`, and for what the page's own script asks."""
 
 OPEN: Final = frozenset(
     {("GET", "/healthz"), ("HEAD", "/healthz"), ("GET", "/readyz"), ("HEAD", "/readyz"), ("GET", "/"), ("HEAD", "/")}

@@ -34,6 +34,8 @@ CALLER: Final = web.RequestKey("caller", auth.Caller)
 CORS_HEADERS: Final[web.RequestKey[tuple[tuple[str, str], ...]]] = web.RequestKey("cors_headers", tuple)
 """What an answer to a page of another origin must carry; answers written past aiohttp add it themselves."""
 
+PAGE_HEADER: Final = "X-Foreman-Page"
+"""What the page's script sends with everything, so that its cookie counts beyond the page and `/ops`."""
 NO_HOST: Final = b"400 Bad Request: missing required Host header"
 _PLAIN: Final = "text/plain"
 _SHORT: Final = 64 * 1024
@@ -89,7 +91,10 @@ class Gate:
             request[CALLER] = self._admit(request)
             return await handler(request)
         except Failure as failure:
-            if request.path == self._page and failure.code in {Code.UNAUTHORIZED, Code.FORBIDDEN}:
+            if (request.path + "/").startswith(f"{self._page}/") and failure.code in {
+                Code.UNAUTHORIZED,
+                Code.FORBIDDEN,
+            }:
                 return self._sign_in(failure)
             return refusal(request, failure)
         except web.HTTPMethodNotAllowed as error:
@@ -101,7 +106,7 @@ class Gate:
         shown = auth.bearer(request.headers.get(hdrs.AUTHORIZATION))
         if shown is None and request.path.startswith("/v1/"):
             shown = request.headers.get("X-Api-Key")  # how Anthropic's clients show theirs
-        if shown is None and request.path.startswith(("/ui", "/ops")):
+        if shown is None and _takes_cookie(request):
             shown = auth.from_cookie(request.cookies.get(auth.COOKIE))
         caller = self._keeper.who(shown)
         if caller is None and _is_open(request):
@@ -216,6 +221,19 @@ def _is_own(request: web.Request) -> bool:
 
 def _may_read(request: web.Request) -> bool:
     return request.method in {"GET", "HEAD"} and request.path.startswith(_READER_PATHS)
+
+
+def _takes_cookie(request: web.Request) -> bool:
+    """Whether the page's cookie counts: to look at the page and `/ops`, and for what the page's own script sends.
+
+    The script says so by a header, which no form and no link of another page can set; a script of another origin
+    would have to name its origin.
+    """
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin and not same_origin(origin, request.headers.get(hdrs.HOST)):
+        return False
+    looks = request.method in _LOOKING and (request.path + "/").startswith(("/ui/", "/ops/"))
+    return looks or PAGE_HEADER in request.headers
 
 
 def _is_served(request: web.Request, path: str) -> bool:

@@ -1,12 +1,14 @@
-"""The overview as HTML: targets, lanes, waiting and running jobs, the last failures.
+"""The page as HTML, as its first paint and for those without JavaScript: a frame, and the overview in it.
 
-web/ops_api.py hands me values and serves what I return. Every value that came from outside goes through `_cell` or
-`escape`; I load nothing from anywhere and need no JavaScript: the page reloads itself each few seconds.
+web/dashboard/site.py hands me values and serves what I return. Every value that came from outside goes through `_cell`
+or `escape`; scripts take over what I wrote, and where none run the page reloads itself each few seconds.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
@@ -19,8 +21,18 @@ if TYPE_CHECKING:
 
 PATH: Final = "/ui"
 REFRESH: Final = 5
-"""Seconds between two reloads."""
+"""Seconds between two reloads where no script runs."""
 STYLE: Final = resources.files(__package__).joinpath("style.css").read_text()
+VIEWS: Final = {
+    "": "Overview",
+    "jobs": "Jobs",
+    "failures": "Failures",
+    "webhooks": "Webhooks",
+    "playground": "Playground",
+    "health": "Health",
+    "audit": "Audit",
+}
+"""The views by the last part of their path."""
 
 
 class Markup(str):
@@ -29,26 +41,69 @@ class Markup(str):
     __slots__ = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What stands around every view."""
+
+    stamp: str
+    """Part of the files' path: it changes with them."""
+    role: str
+    """operator, named or reader: the scripts show what it may do; the server decides."""
+    name: str | None
+    """Of the token."""
+    closed: bool
+    """A token is asked for, so there is something to sign out of."""
+
+    def document(self, view: str, body: str, boot: dict[str, Any]) -> str:
+        """The whole page.
+
+        Args:
+            view: The last part of its path.
+            body: HTML.
+            boot: What the scripts begin with, beside who looks.
+        """
+        files = f"{PATH}/static/{self.stamp}"
+        links = "".join(
+            f'<a href="{PATH}{"/" if name else ""}{name}"{" aria-current=page" if name == view else ""}>{title}</a>'
+            for name, title in VIEWS.items()
+        )
+        given = {"role": self.role, "name": self.name, "closed": self.closed, **boot}
+        # In a script element only `</script` and `<!--` could end or change anything.
+        data = json.dumps(given, separators=(",", ":")).replace("<", "\\u003c")
+        return (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<meta name="color-scheme" content="light dark"><title>{VIEWS[view]} · foreman</title>'
+            f'<link rel="icon" href="{files}/icon.svg"><link rel="stylesheet" href="{files}/style.css">'
+            f'<script type="module" src="{files}/app.js"></script>'
+            f'<noscript><meta http-equiv="refresh" content="{REFRESH}"></noscript></head><body>'
+            '<a class="skip" href="#main">Skip to content</a>'
+            f'<header><a class="brand" href="{PATH}">foreman</a><nav aria-label="Views">{links}</nav>'
+            f'<div id="tools"></div></header><main id="main" tabindex="-1">{body}</main>'
+            f'<script type="application/json" id="boot">{data}</script></body></html>'
+        )
+
+
 def overview(
+    frame: Frame,
     state: dict[str, Any],
     waiting: Sequence[Job],
     failures: Sequence[Job],
     reasons: Sequence[str],
-    *,
-    refresh: bool = True,
 ) -> str:
-    """The whole page.
+    """The first view.
 
     Args:
-        state: as `/ops/state` gives it.
-        waiting: queued jobs, next to start first.
-        failures: failed jobs, newest first.
-        reasons: why the pool is not at its best.
-        refresh: reload by itself.
+        frame: What stands around it.
+        state: As `/ops/state` gives it.
+        waiting: Queued jobs, next to start first.
+        failures: Failed jobs, newest first.
+        reasons: Why the pool is not at its best.
     """
     jobs = state["jobs"]
     running = [{**job, "target": target["name"]} for target in state["targets"] for job in target["running"]]
     parts = [
+        "<h1>Overview</h1>",
         _health(reasons),
         _numbers([(name, jobs[name]) for name in ("queued", "loading", "working", "done", "failed", "cancelled")]),
         _section("Targets", _targets(state["targets"], _models(state))),
@@ -56,39 +111,40 @@ def overview(
         _section("Running", _running(running)),
         _section("Waiting", _waiting(waiting, jobs["queued"])),
         _section("Last failures", _failures(failures)),
+        f"<footer>foreman {escape(state['version'])} · {escape(state['now'])}</footer>",
     ]
-    other = f'<a href="{PATH}?refresh=off">pause</a>' if refresh else f'<a href="{PATH}">resume</a>'
-    how = f"reloads each {REFRESH} s" if refresh else "paused"
-    foot = f"<footer>foreman {escape(state['version'])} · {escape(state['now'])} · {how} ({other})</footer>"
-    return _document("foreman", "".join(parts) + foot, refresh=refresh)
+    return frame.document("", "".join(parts), {"state": state, "reasons": list(reasons)})
 
 
 def sign_in(message: str) -> str:
     """The form that asks for the token once."""
     said = f'<p class="bad" role="alert">{escape(message)}</p>' if message else ""
-    form = (
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><title>Sign in · foreman</title>'
+        f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body class="door"><main><h1>foreman</h1>{said}'
         f'<form method="post" action="{PATH}"><label for="token">Token</label> '
         '<input id="token" name="token" type="password" autocomplete="current-password" required autofocus> '
         "<button>Sign in</button></form>"
         "<p>FOREMAN_TOKEN, or FOREMAN_READ_TOKEN to look only. It is kept in a cookie that no script can read.</p>"
+        "</main></body></html>"
     )
-    return _document("foreman · sign in", f"<h2>Sign in</h2>{said}{form}", refresh=False)
 
 
 def token_of(form: bytes) -> str | None:
     """The token in a posted form."""
-    values = parse_qs(form.decode("utf-8", "replace")).get("token")
+    values = _values(form).get("token")
     return values[0].strip() if values and values[0].strip() else None
 
 
-def _document(title: str, body: str, *, refresh: bool) -> str:
-    again = f'<meta http-equiv="refresh" content="{REFRESH}">' if refresh else ""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">{again}'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body><h1>foreman</h1><main>{body}</main></body></html>"
-    )
+def leaves(form: bytes) -> bool:
+    """Whether a posted form is the one that signs out."""
+    return "leave" in _values(form)
+
+
+def _values(form: bytes) -> dict[str, list[str]]:
+    return parse_qs(form.decode("utf-8", "replace"))
 
 
 def _health(reasons: Sequence[str]) -> str:

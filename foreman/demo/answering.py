@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import struct
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +21,7 @@ from .engine import Engine, EngineError, Pace, Turn
 from .faults import RUNNER_DIED, Kind, Plan
 from .golang import NANOSECONDS
 from .reply import BrokenRunnerError, CleanEndError, Reply
-from .speech import embedding, speak
+from .speech import embedding, mark, speak
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -45,6 +47,8 @@ class Answering:
     """Write pre-built lines straight to the transport."""
     repeatable: bool = False
     """Answers tell no true times."""
+    marked: bool = False
+    """Each token names its run and its place in it."""
 
     async def infer(self, reply: Reply, seen: Seen, ask: Ask, dialect: Dialect) -> web.StreamResponse:
         """Answer a chat or a completion.
@@ -116,6 +120,8 @@ class Answering:
             raise RefusalError(500, ask.bad_format, late=ask.stream)
         await self._before(reply)
         speech = speak(ask, int(ask.fake.get("tokens", self.pace.tokens)))
+        if self.marked:
+            mark(speech, f"{os.getpid()}-{seen.number}-{time.time_ns() // 1_000_000}")
         first = _now()
         if not ask.stream:
             try:

@@ -60,6 +60,7 @@ class FakeOllama:
         token: a bearer to ask for.
         fast: stream with little CPU per token (benches).
         repeatable: times, durations and ids are the same in every answer, so that two answers are equal byte for byte.
+        marked: each token is `<process>-<request>-<ms since 1970>.<place>`: an answer spliced from two runs shows.
         host: address to bind.
         port: 0 for any free one; kept when the server is started again.
     """
@@ -85,6 +86,7 @@ class FakeOllama:
         token: str | None = None,
         fast: bool = False,
         repeatable: bool = False,
+        marked: bool = False,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
@@ -113,7 +115,7 @@ class FakeOllama:
             keep_alive_ns=FOREVER_NS if openai else nanoseconds(keep_alive),
         )
         routes = Routes(
-            Answering(self.engine, self.plan, self.pace, self.ledger, fast=fast, repeatable=repeatable),
+            Answering(self.engine, self.plan, self.pace, self.ledger, fast=fast, repeatable=repeatable, marked=marked),
             self.catalogue,
             version,
         )
@@ -255,6 +257,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--bearer", default=None, help="a token to ask for")
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--repeatable", action="store_true")
+    parser.add_argument("--marked", action="store_true", help="tokens that name their run, for fault runs")
     return parser.parse_args(argv)
 
 
@@ -277,6 +280,7 @@ async def _serve(args: argparse.Namespace) -> None:
         token=args.bearer,
         fast=args.fast,
         repeatable=args.repeatable,
+        marked=args.marked,
         host=args.host,
         port=args.port,
     )

@@ -11,7 +11,7 @@ import math
 import re
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -131,6 +131,11 @@ def speak(ask: Ask, tokens: int) -> Speech:
     elif limit is not None and len(pieces) == limit and not stopped:
         reason = "length"
     return Speech(pieces, reason)
+
+
+def mark(speech: Speech, run: str) -> None:
+    """Replace each word by `<run>.<place>`, so that an answer made of two runs shows, and one with a gap."""
+    speech.pieces = [replace(piece, text=f" {run}.{place}") for place, piece in enumerate(speech.pieces)]
 
 
 def logprob(token: str, place: int = 0) -> float:

@@ -23,6 +23,7 @@ from foreman.store.deliveries import Deliveries
 from foreman.store.errors import StoreRefusedError, StoreUnavailableError
 from foreman.store.queue import Queue
 from foreman.store.roster import Limits
+from foreman.store.swaps import Swaps
 from foreman.store.url import StoreUrl, parse
 from foreman.store.wire import Wire
 
@@ -81,6 +82,7 @@ class Store:
         self.queue = Queue(connection, pool, limits)
         self.deliveries = Deliveries(connection, pool)
         self.answers = Answers(connection, self.queue.keys)
+        self.swaps = Swaps(connection, self.queue.keys)
         self.findings = findings
         """What connect() saw that should be put right: for `doctor` and `/healthz`."""
 

@@ -116,6 +116,16 @@ WAITING: Final = Template(
 )
 ARQ: Final = Template("arq", "arq", "zset", Life.OWNED, "arq's queue; score when to run, ms")
 ARQ_HEALTH: Final = Template("arq_health", "arq:health", "string", Life.EXPIRES, "the background worker's sign of life")
+PAUSES: Final = Template(
+    "pauses",
+    "pauses",
+    "hash",
+    Life.FOREVER,
+    "what operators paused: `lane:<lane>` or `target:<name>` → `<until ms, 0: until resumed> <1: unload> <since ms>`",
+)
+AUDIT: Final = Template(
+    "audit", "audit", "stream", Life.EXPIRES, "what operators did: the last 1000, 90 days after the last"
+)
 TOTALS: Final = Template("totals", "totals", "hash", Life.FOREVER, "jobs ended since the pool began, by state")
 EPOCHS: Final = Template("epochs", "epochs", "string", Life.FOREVER, "the last target epoch given out")
 PULSE: Final = Template("pulse", "pulse", "string", Life.FOREVER, "when somebody last renewed or recovered, ms")
@@ -139,13 +149,18 @@ WAKE: Final = Template("wake", "wake:<name>", "list", Life.EXPIRES, "wake-ups fo
 INBOX: Final = Template(
     "inbox", "inbox:<kind>:<id>", "list", Life.EXPIRES, "orders to a worker, notices to a gateway, JSON"
 )
+SWAPS: Final = Template("swaps", "swaps:<name>", "stream", Life.EXPIRES, "a target's last loads and what ended them")
+LEDGER: Final = Template("ledger", "ledger", "hash", Life.FOREVER, "what swapping has cost since the pool began")
+LEARNED: Final = Template(
+    "learned", "learned:<name>", "hash", Life.EXPIRES, "lane → what its target's worker learned of it, JSON"
+)
 LINK_SECRET: Final = Template("link_secret", "link_secret", "string", Life.FOREVER, "what links prove they know, hex")
 
 TEMPLATES: Final = (
-    REQUEST, EVENTS, ARTIFACT, JOB, LANE, FACTS, LANES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, TOTALS, EPOCHS, PULSE,
+    REQUEST, EVENTS, ARTIFACT, JOB, LANE, FACTS, LANES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, PAUSES, AUDIT, TOTALS, EPOCHS, PULSE,
     DELIVERY_BODY, DELIVERY, OUTBOX, DELIVERIES, ATTEMPTS, RECEIVER, BUSY, WAITING, ARQ_HEALTH, ARQ,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
-    TARGETS, TARGET, ORPHANED, STATUS, PROBE, WAKE, INBOX, LINK_SECRET,
+    TARGETS, TARGET, ORPHANED, STATUS, PROBE, WAKE, INBOX, SWAPS, LEDGER, LEARNED, LINK_SECRET,
 )  # fmt: skip
 """All of them; the longer spelling before the one it begins with."""
 

@@ -23,6 +23,10 @@ class Policy:
     """How many quanta a resident keeps its place while only equals wait."""
     stay_cap: float = 300.0
     """Upper limit of that stay in seconds, never below one quantum."""
+    linger_round_trips: float = 1.0
+    """How long empty residents are kept at most per residency, in loads there and back (rule 6); 0 turns it off."""
+    replicate: float = 3.0
+    """A second target takes a lane when its homes need longer than so many times load + run here (rule 8)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.swap_budget < 1:

@@ -154,3 +154,9 @@ class Job:
     retry_of: str | None = None
     """The job that this one repeats."""
     idempotency_key: str | None = None
+    finish: bool = False
+    """A sync job that runs on without its caller, and whose answer is kept."""
+    readers: tuple[tuple[str, str], ...] = ()
+    """Who attached to it beside its first caller: gateway, and the id by which that knows the reader."""
+    answer_head: str | None = None
+    """Of a sync job that is done and kept: status, headers and framing of its answer, JSON (protocols.link)."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from foreman.core import callers
+from foreman.core import callers, units
+from foreman.core.lanes import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ SLOTS: Final = {OLLAMA: 1, OPENAI: 8}
 """Jobs in flight at once where `slots` is not given, by kind."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
-_OPTIONS: Final = ("kind", "slots", "resident", "token_env", "only", "never")
+_OPTIONS: Final = ("kind", "slots", "resident", "token_env", "pin", "only", "never")
 _EXAMPLE: Final = "write name=url?option&option, such as gpu1=http://10.0.0.5:11434?slots=2"
 
 
@@ -46,7 +47,7 @@ class TargetSettings:
     never: tuple[str, ...] = ()
     """Models it may not take."""
     pin: tuple[str, ...] = ()
-    """Models loaded at start and never evicted. Always empty: pinning is built later."""
+    """Models loaded at start and never evicted by foreman; they have a slot of their own beside the drain."""
 
 
 def parse(text: str, environ: Mapping[str, str], ollama_token: str | None = None) -> tuple[TargetSettings, ...]:
@@ -98,6 +99,16 @@ def url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
+def idle_unload(text: str | float | None) -> float | None:
+    """The seconds of `FOREMAN_IDLE_UNLOAD`; None for `off`. Raises ValueError, with advice."""
+    if text is None or (isinstance(text, str) and text.strip().lower() == "off"):
+        return None
+    try:
+        return units.duration(text, zero=False)
+    except ValueError:
+        raise ValueError("use off, or a duration such as 30m") from None
+
+
 def _entry(entry: str, environ: Mapping[str, str], ollama_token: str | None) -> TargetSettings:
     name, equals, rest = entry.partition("=")
     if not equals or not _NAME.fullmatch(name):
@@ -135,6 +146,8 @@ def _target(
         if not token:
             raise ValueError(f"token_env={options['token_env']}: set that variable to the server's bearer token")
         callers.token(token)
+    only, never, pin = (_names(options.get(key, "")) for key in ("only", "never", "pin"))
+    _check_pin(kind, pin, only, never)
     return TargetSettings(
         name=name,
         url=where,
@@ -142,9 +155,20 @@ def _target(
         slots=_count("slots", options.get("slots")) or SLOTS[kind],
         resident=_count("resident", options.get("resident")),
         token=token,
-        only=_names(options.get("only", "")),
-        never=_names(options.get("never", "")),
+        only=only,
+        never=never,
+        pin=pin,
     )
+
+
+def _check_pin(kind: str, pin: tuple[str, ...], only: tuple[str, ...], never: tuple[str, ...]) -> None:
+    if pin and kind == OPENAI:
+        raise ValueError("an openai target loads nothing: leave pin out")
+    allowed = {canonical(name) for name in only}
+    barred = {canonical(name) for name in never}
+    for name in pin:
+        if canonical(name) in barred or (allowed and canonical(name) not in allowed):
+            raise ValueError(f"pin={name}, but only or never keeps it away: let it in, or pin another")
 
 
 def _count(key: str, text: str | None) -> int | None:

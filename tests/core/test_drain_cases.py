@@ -11,7 +11,7 @@ import statistics
 
 import pytest
 
-from foreman.core import fairness, scheduler
+from foreman.core import fairness, index, scheduler
 from foreman.core.jobs import Priority
 from foreman.core.scheduler import Policy, Reason, due
 from tests.core.drain_bounds import check_bounds
@@ -106,7 +106,7 @@ def two_agents_and_a_low_job():
 
 def test_an_empty_place_goes_to_the_overdue_before_the_higher_class(monkeypatch):
     assert two_agents_and_a_low_job() <= 2 * (8 + 2)
-    monkeypatch.setattr(scheduler._Board, "order", lambda board, view: (-view.head_class, board.turn(view), view.lane))
+    monkeypatch.setattr(scheduler._Board, "_all_in_order", lambda board: (view for _, view in board.index.by_class()))
     assert two_agents_and_a_low_job() > 1000, "until the agents stop"
 
 
@@ -121,7 +121,8 @@ def two_backlogs_and_a_newcomer():
 
 def test_an_old_backlog_does_not_pass_a_newcomer_again_and_again(monkeypatch):
     assert two_backlogs_and_a_newcomer() <= 2 * (8 + STAY + 4) + 8
-    monkeypatch.setattr(scheduler, "turn", lambda head_due, *_: head_due)
+    for module in (scheduler, index):
+        monkeypatch.setattr(module, "turn", lambda head_due, *_: head_due)
     assert two_backlogs_and_a_newcomer() > 3000, "their heads stay due before it"
 
 

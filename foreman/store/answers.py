@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from foreman.store.wire import Connection
 
 JSON_TYPE: Final = "application/json"
+STREAM: Final = "stream"
+"""What is kept beside the artifact of an answer that came as a stream and may be attached to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,10 @@ class Answer:
     body: bytes
     record: str
     """What the job's record tells of it: a JSON list of the fields of its one artifact."""
+    head: str = ""
+    """Of an answer that may be read again as it came: status, headers and framing, JSON."""
+    stream: bytes = b""
+    """Its bytes as the target sent them; empty where they are `body`."""
 
     @classmethod
     def of(cls, body: bytes, content_type: str = JSON_TYPE) -> Answer:
@@ -53,6 +59,13 @@ class Answers:
             return None
         body = await self._connection.command("GET", self._keys.of(ARTIFACT, job.id, name))
         return None if body is None else (artifact, body)
+
+    async def stream(self, job: Job) -> bytes | None:
+        """The answer of a kept sync job as the target sent it; None where it is kept no longer."""
+        stream, body = await self._connection.command(
+            "MGET", self._keys.of(ARTIFACT, job.id, STREAM), self._keys.of(ARTIFACT, job.id, COMPLETION)
+        )
+        return body if stream is None else stream
 
     async def shown(self, job: Job) -> list[job_object.Artifact]:
         """The artifacts as the job object has them: up to 262,144 bytes inline, else by their URL."""

@@ -1,7 +1,7 @@
 """What is kept of jobs: their list, their records, requests and transitions, and word of their ends.
 
 The gateway's `/jobs` and the page call me through Queue, which is a Listing; I turn values into commands and scripts and
-back. I move no job: all I write is who wants to hear of an end.
+back. I move no job: all I write is who wants to hear of it, of its end or of all of its answer.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Final
 
+from foreman.core.errors import Code, Failure
 from foreman.core.jobs import RUNNING, TERMINAL, Job, Slot, State, Surface
 from foreman.store import rows
 from foreman.store.keys import DELAYED, ENDED, EVENTS, JOB, QUEUED, REQUEST
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 LOOK: Final = 500
 """Jobs that one script looks at: about a millisecond of the store's time."""
+READERS: Final = 64
+"""Callers at most that read one job's answer beside its first."""
 ROUNDS: Final = 200
 """Scripts at most for one page; a page that found less ends early, with a cursor."""
 
@@ -69,6 +72,36 @@ class Listing(Roster):
             return None
         reply = await self._script("watch", job_id, gateway_id)
         return None if reply is None else State(reply.decode())
+
+    async def attach(self, job_id: str, gateway_id: str, reader: str) -> State | None:
+        """Have the worker of a kept sync job, now or once one claims it, answer a further reader as well.
+
+        Args:
+            job_id: the job.
+            gateway_id: where the reader waits.
+            reader: the id by which that gateway's door knows it. The same again: the worker is told again.
+
+        Returns:
+            The state the job is in now; None where it is unknown. Of one that has ended nothing is noted.
+
+        Raises:
+            Failure: QUEUE_FULL: it has READERS already.
+        """
+        reply = await self._script("attach", job_id, gateway_id, reader, READERS)
+        if reply == b"full":
+            raise Failure(Code.QUEUE_FULL, f"{READERS} callers read job {job_id} already", retry_after=1)
+        return None if reply is None else State(reply.decode())
+
+    async def detach(self, job_id: str, gateway_id: str, reader: str) -> None:
+        """A reader has left."""
+        await self._script("detach", job_id, gateway_id, reader)
+
+    async def commit(self, job_id: str, epoch: int, failure: Failure) -> bool:
+        """Note, before any caller of a kept sync job gets a byte, that this run is its last.
+
+        Should it be lost, the job ends with `failure`. False where the run has lost its right to the job.
+        """
+        return bool(await self._script("commit", job_id, epoch, json.dumps(failure.as_dict())))
 
     async def page(self, wanted: Wanted, below: str | None, limit: int) -> Page:
         """Up to `limit` of the kept jobs that fit, newest first, from `below` on (an id, not itself in the page).

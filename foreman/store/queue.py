@@ -160,6 +160,8 @@ class Queue(Listing):
             int(notify),
             "" if answer is None else answer.record,
             b"" if answer is None else answer.body,
+            "" if answer is None else answer.head,
+            b"" if answer is None else answer.stream,
         )
         return bool(reply)
 

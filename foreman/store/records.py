@@ -63,6 +63,8 @@ class NewJob:
     fingerprint: str = ""
     """What tells one request under an idempotency key from another: a digest of the body as it came."""
     retry_of: str | None = None
+    finish: bool = False
+    """Of a sync job: it runs on when its caller leaves, and its answer is kept (a key, or `X-Foreman-On-Disconnect`)."""
     own_fields: str | None = None
     """Foreman's own fields as they stood in the body (protocols.envelope), so that the request can be shown as it came."""
 
@@ -322,7 +324,7 @@ class Order:
     """What a worker's inbox asks of it."""
 
     verb: str
-    """`wake` (look again), `cancel`, `probe`, or `gateways` (a new one is there: link to it)."""
+    """`wake` (look again), `cancel`, `attach` (a reader more), `probe`, or `gateways` (a new one is there: link to it)."""
     target: str | None = None
     job_id: str | None = None
     epoch: int = 0
@@ -341,3 +343,7 @@ class Counts:
     done: int
     failed: int
     cancelled: int
+    gateway: str | None = None
+    """With `attach`: where the reader waits."""
+    reader: str | None = None
+    """With `attach`: the id by which that gateway knows it."""

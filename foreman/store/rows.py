@@ -64,6 +64,7 @@ def new_job_fields(new: NewJob) -> list[str]:
         "retry_of": new.retry_of or "",
         "idempotency_key": new.idempotency_key or "",
         "own_fields": new.own_fields or "",
+        "finish": "1" if new.finish else "",
     }
     return [text for field, value in row.items() if value for text in (field, value)]
 
@@ -107,6 +108,9 @@ def job(job_id: str, row: dict[str, str]) -> Job:
         not_before=_moment(row, "not_before"),
         retry_of=row.get("retry_of"),
         idempotency_key=row.get("idempotency_key"),
+        finish=row.get("finish") == "1",
+        readers=_readers(row.get("readers", "")),
+        answer_head=row.get("head"),
     )
 
 
@@ -212,6 +216,8 @@ def order(text: bytes) -> Order:
         job_id=message.get("job_id"),
         epoch=message.get("epoch", 0),
         code=message.get("code"),
+        gateway=message.get("gateway"),
+        reader=message.get("reader"),
     )
 
 
@@ -229,6 +235,12 @@ def notice(text: bytes) -> Notice:
 
 def _moment(row: dict[str, str], name: str) -> float | None:
     return int(row[name]) / 1000 if name in row else None
+
+
+def _readers(lines: str) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (gateway, reader) for gateway, _, reader in (line.partition(" ") for line in lines.split("\n")) if reader
+    )
 
 
 def _json(row: dict[str, str], name: str) -> dict[str, Any]:

@@ -36,7 +36,9 @@ local function gateway_gone(gateway, now, err, limit, moved)
   for number, id in ipairs(redis.call('SMEMBERS', k_gateway_jobs(gateway))) do
     if number > limit then return false end
     local j = job_read(id)
-    if j and j.state == 'queued' then
+    if j and j.finish then -- it runs on, for whoever attaches
+      redis.call('SREM', k_gateway_jobs(gateway), id)
+    elseif j and j.state == 'queued' then
       finish(j, 'cancelled', now, 'caller_gone', err)
       moved[#moved + 1] = id
     elseif j and legal(j.state, 'cancelled') then

@@ -8,14 +8,14 @@ local LISTS_MS = 345600000 -- 4 days after the last end, should nobody be there 
 local function job_read(id)
   local v = redis.call('HMGET', k_job(id), 'state', 'epoch', 'seq', 'attempt', 'surface', 'lane', 'slot', 'priority', 'due',
     'gateway', 'worker', 'target', 'targets', 'target_only', 'lost', 'cancel_reason', 'cancel_to', 'cancel_error', 'started_at', 'deadline',
-    'idempotency', 'watchers')
+    'idempotency', 'watchers', 'finish', 'begun', 'readers')
   if not v[1] then return nil end
   return {
     id = id, state = v[1], epoch = tonumber(v[2]), seq = tonumber(v[3]), attempt = tonumber(v[4]), surface = v[5],
     lane = v[6], slot = v[7], priority = v[8], due = v[9], gateway = v[10], worker = v[11], target = v[12],
     targets = v[13], target_only = v[14], lost = tonumber(v[15] or '0'), cancel_reason = v[16], cancel_to = v[17],
     cancel_error = v[18], started_at = v[19], deadline = tonumber(v[20] or ''),
-    idempotency = v[21], watchers = v[22],
+    idempotency = v[21], watchers = v[22], finish = v[23], begun = v[24], readers = v[25],
   }
 end
 
@@ -29,10 +29,15 @@ local function record(j, to, now, reason, more)
   j.state = to
 end
 
--- What the gateway of a waiting caller is told of the state `j` has now.
+-- What the gateways of those who wait for the answer are told of the state `j` has now: the first caller by the job's id,
+-- each later reader by its own.
 local function tell_gateway(j)
-  if j.gateway and j.surface == 'sync' then
+  if j.surface ~= 'sync' then return end
+  if j.gateway then
     post('gateway', j.gateway, {job_id = j.id, state = j.state, epoch = j.epoch, error = j.error or ''})
+  end
+  for gateway, reader in string.gmatch(j.readers or '', '(%S+) (%S+)') do
+    post('gateway', gateway, {job_id = reader, state = j.state, epoch = j.epoch, error = j.error or ''})
   end
 end
 
@@ -91,6 +96,8 @@ local function finish(j, to, now, reason, err, more)
   local keep = ASYNC_MS
   if j.surface == 'sync' then
     keep = SYNC_MS
+  end
+  if j.surface == 'sync' and not j.finish then
     redis.call('DEL', k_request(j.id))
   else
     redis.call('PEXPIREAT', k_request(j.id), now + keep)
@@ -98,6 +105,7 @@ local function finish(j, to, now, reason, err, more)
   redis.call('PEXPIREAT', k_job(j.id), now + keep)
   redis.call('PEXPIREAT', k_events(j.id), now + keep)
   if j.answer then redis.call('SET', k_artifact(j.id, 'completion'), j.answer, 'PXAT', now + keep) end
+  if j.stream then redis.call('SET', k_artifact(j.id, 'stream'), j.stream, 'PXAT', now + keep) end
   stay_while_told(j.id, now + keep)
   if j.idempotency then -- free for another try, unless there is an answer
     redis.call('PEXPIREAT', k_idempotency(j.idempotency), to == 'done' and now + keep or now)
@@ -109,7 +117,8 @@ local function finish(j, to, now, reason, err, more)
   if not anybody_lives() then redis.call('PEXPIRE', k_jobs(), math.max(SYNC_MS, ASYNC_MS) + LISTS_MS) end
   if j.surface == 'sync' and redis.call('ZCARD', ended) > SYNC_ENDED then
     local oldest = redis.call('ZPOPMIN', ended)[1]
-    redis.call('DEL', k_job(oldest), k_events(oldest), k_artifact(oldest, 'completion'))
+    redis.call('DEL', k_job(oldest), k_request(oldest), k_events(oldest), k_artifact(oldest, 'completion'),
+      k_artifact(oldest, 'stream'))
     redis.call('ZREM', k_jobs(), oldest)
   end
   tell_watchers(j)
@@ -117,11 +126,13 @@ end
 
 -- From loading or working into the lane again, at its old due: before everything of its class that came later.
 -- used: the attempt is used up; lost: because its worker was lost. Ends the job where that was the last attempt or
--- somebody wishes it cancelled. 1. wished away; 2. poison; 3. no attempt left; 4. queued.
+-- somebody wishes it cancelled. 1. wished away; 2. some caller has bytes of this run, and a second one would be spliced
+-- onto them; 3. poison; 4. no attempt left; 5. queued.
 local function back(j, now, reason, err, used, lost)
   if j.cancel_reason then
     return finish(j, j.cancel_to, now, j.cancel_reason, j.cancel_error)
   end
+  if j.begun then return finish(j, 'failed', now, 'interrupted', j.begun) end
   local attempt, losses = j.attempt, j.lost
   if used then
     losses = lost and j.lost + 1 or 0

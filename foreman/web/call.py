@@ -50,6 +50,10 @@ _HELD: Final = 16 * 1024
 """Bytes of a body that are not worth letting go of."""
 LONGEST: Final = 10 * 365 * 86_400.0
 """Seconds that stand for any later deadline: what clocks and scripts can still reckon with."""
+SOON: Final = 0.05
+"""Seconds before the head of a stream whose caller wants to see it wait: what is refused at once keeps its status."""
+_OFTENEST: Final = 0.1
+"""Seconds between two heartbeats, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class Calls:
         loop = asyncio.get_running_loop()
         cors = request[CORS_HEADERS]
         wire = Wire(request, loop, base_headers=cors)
-        relay = Relay(wire, self._manner(ticket), new.id)
+        relay = Relay(wire, self._manner(request, ticket), new.id)
         wire.on_taken, wire.on_change = relay.taken, relay.event.set
         call = Call(new, relay)
         self.waiting.enter(call)
@@ -162,10 +166,14 @@ class Calls:
             unload=ticket.unload,
         )
 
-    def _manner(self, ticket: Ticket) -> Manner:
+    def _manner(self, request: web.Request, ticket: Ticket) -> Manner:
         settings = self.settings
         head_after = settings.headers_after if ticket.stream else settings.json_headers_after or None
-        return Manner(ticket.dialect, ticket.stream, ticket.wrap, head_after, settings.heartbeat)
+        heartbeat = settings.heartbeat
+        pace = seconds("X-Foreman-Progress", request.headers.get("X-Foreman-Progress"))
+        if pace is not None and ticket.stream:
+            head_after, heartbeat = min(SOON, settings.headers_after), min(max(pace, _OFTENEST), heartbeat)
+        return Manner(ticket.dialect, ticket.stream, ticket.wrap, head_after, heartbeat)
 
     async def _submit(self, call: Call) -> None:
         """Submit; once more where the reply was lost, since the same id again changes nothing."""
@@ -252,12 +260,18 @@ class Calls:
 
 def deadline(text: str | None) -> float | None:
     """The seconds of an X-Foreman-Deadline header. Raises Failure(BAD_REQUEST) unless finite and positive."""
+    given = seconds("X-Foreman-Deadline", text)
+    return None if given is None else min(given, LONGEST)
+
+
+def seconds(name: str, text: str | None) -> float | None:
+    """The seconds in a header. Raises Failure(BAD_REQUEST) unless finite and positive."""
     if text is None:
         return None
-    seconds = float(text) if _NUMBER.fullmatch(text.strip()) else math.nan
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise Failure(Code.BAD_REQUEST, f"X-Foreman-Deadline is {text[:40]!r}: use a positive number of seconds")
-    return min(seconds, LONGEST)
+    given = float(text) if _NUMBER.fullmatch(text.strip()) else math.nan
+    if not (math.isfinite(given) and given > 0):
+        raise Failure(Code.BAD_REQUEST, f"{name} is {text[:40]!r}: use a positive number of seconds")
+    return given
 
 
 def wants_events(request: web.Request) -> bool:

@@ -46,6 +46,7 @@ _ALLOWED_HEADERS: Final = (
     "X-Foreman-Deadline",
     "X-Foreman-Target",
     "X-Foreman-On-Disconnect",
+    "X-Foreman-Progress",
 )
 
 PREFLIGHT: Final = (

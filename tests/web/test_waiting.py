@@ -128,6 +128,23 @@ async def test_heartbeats_on_the_wire_and_then_the_answer(open_gateway, worker, 
     assert reply.complete
 
 
+async def test_a_caller_may_ask_to_see_its_stream_wait(gateway, worker, dial):
+    caller = await dial(gateway)
+    caller.ask("POST", "/v1/chat/completions", {**CHAT, "stream": True}, X_Foreman_Progress="0.1")
+    reply = await caller.head()  # after 20 s, and words after 15 more, by the settings alone
+    assert reply.status == 200
+    assert reply.header("X-Foreman-Job-Id")
+    assert await until_line(caller, b": queued") == b": queued position=1 eta=0s\n"
+
+
+@pytest.mark.parametrize("value", ["often", "0", "-1", "1e999", ""])
+async def test_a_wish_to_see_it_wait_is_a_number_of_seconds(gateway, worker, dial, value):
+    caller = await dial(gateway)
+    reply = await caller.post("/api/chat", STREAM, X_Foreman_Progress=value)
+    assert reply.status == 400
+    assert b"X-Foreman-Progress" in reply.body
+
+
 async def test_comment_lines_tell_state_and_place(open_gateway, worker, dial):
     gateway = await open_gateway(headers_after="50ms", heartbeat="50ms")
     first = await dial(gateway)

@@ -21,6 +21,7 @@ from foreman.store import checks, inbox
 from foreman.store.answers import Answers
 from foreman.store.deliveries import Deliveries
 from foreman.store.errors import StoreRefusedError, StoreUnavailableError
+from foreman.store.operators import Operators
 from foreman.store.queue import Queue
 from foreman.store.roster import Limits
 from foreman.store.swaps import Swaps
@@ -81,6 +82,7 @@ class Store:
         self._inboxes: list[Inbox[Any]] = []
         self.queue = Queue(connection, pool, limits)
         self.deliveries = Deliveries(connection, pool)
+        self.operators = Operators(connection, pool, limits)
         self.answers = Answers(connection, self.queue.keys)
         self.swaps = Swaps(connection, self.queue.keys)
         self.findings = findings

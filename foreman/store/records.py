@@ -203,6 +203,20 @@ class Ownership:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """A lane or target of which nothing may start."""
+
+    kind: str
+    """`lane` or `target`."""
+    name: str
+    since: float
+    until: float | None
+    """When it resumes by itself; None: when somebody resumes it."""
+    unload: bool
+    """A target that is to hold nothing meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
 class TargetStatus:
     """What a worker's probe says of its target: the inventory that gateways answer from (ADR-0007)."""
 
@@ -236,6 +250,8 @@ class TargetStatus:
     loads: dict[str, float] = field(default_factory=dict)
     """Lane → last measured load in seconds."""
     swaps: int = 0
+    pause: Pause | None = None
+    """What an operator wants of it; never published, the store adds it when it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +347,10 @@ class Order:
     code: str | None = None
     slot: str | None = None
     """With `wake`: the slot that has something new, or None for any."""
+    gateway: str | None = None
+    """With `attach`: where the reader waits."""
+    reader: str | None = None
+    """With `attach`: the id by which that gateway knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +363,3 @@ class Counts:
     done: int
     failed: int
     cancelled: int
-    gateway: str | None = None
-    """With `attach`: where the reader waits."""
-    reader: str | None = None
-    """With `attach`: the id by which that gateway knows it."""

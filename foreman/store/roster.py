@@ -15,7 +15,7 @@ from foreman.core.errors import Code, Failure
 from foreman.store import rows
 from foreman.store.errors import FencedError
 from foreman.store.keys import ARQ_HEALTH, LINK_SECRET, Keys
-from foreman.store.records import Ownership
+from foreman.store.records import Ownership, Pause
 from foreman.store.scripts import EDGES, POISON
 
 if TYPE_CHECKING:
@@ -100,6 +100,10 @@ class Roster:
         """Give a target up and take it off the list of targets; jobs still running there go back, no attempt used."""
         await self._moving("release", own.target, own.worker, own.epoch)
 
+    async def forget(self, target: str) -> bool:
+        """Take a target without a living owner off the list of targets; False where it has one."""
+        return bool(await self._script("forget", target))
+
     async def announce(self, gateway: GatewayPresence) -> None:
         """Keep a gateway's presence for 4 s; call it each second."""
         said: tuple[Arg, ...] = (
@@ -127,8 +131,10 @@ class Roster:
         """All inventories, in order of name; those of targets without a living owner say `down`."""
         reply = await self._script("targets")
         found = []
-        for text, orphaned in reply[1:]:
+        for text, orphaned, paused_at, until, unload in reply[1:]:
             status = rows.status(text)
+            if paused_at:
+                status = _paused(status, int(paused_at) / 1000, int(until) / 1000, bool(int(unload)))
             if orphaned and status.state != "down":
                 why = f"no worker looks after it (the last one was {status.worker})"
                 since = max(status.since, float(orphaned) / 1000)
@@ -169,3 +175,11 @@ class Roster:
         """
         moved = await self._moving("recover", self._lease_ms, INTERRUPTED, CALLER_GONE, LATE)
         return [job_id.decode() for job_id in moved]
+
+
+def _paused(status: TargetStatus, since: float, until: float, unload: bool) -> TargetStatus:
+    """A target that an operator paused; one that is down stays down."""
+    pause = Pause("target", status.name, since, until or None, unload)
+    if status.state == "down":
+        return dataclasses.replace(status, pause=pause)
+    return dataclasses.replace(status, pause=pause, state="paused", since=max(status.since, since))

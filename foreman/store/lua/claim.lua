@@ -8,5 +8,5 @@ local slot, lane, target, worker, own_epoch, to, late = ARGV[6], ARGV[7], ARGV[8
 local now = clock()
 
 if not owns(target, worker, own_epoch, now) then return 'fenced' end
-if redis.call('HGET', k_facts(slot, lane), 'paused') == '1' then return false end
+if held_back(slot, lane, target, now) then return false end
 return claim_head(slot, lane, target, worker, to, now, late)

@@ -13,7 +13,7 @@ local function only_resident()
   local lane = redis.call('SMEMBERS', k_lanes(slot))[1]
   for i = 11, #ARGV do
     if ARGV[i] == lane then
-      return redis.call('HGET', k_facts(slot, lane), 'paused') ~= '1' and lane or nil
+      return not held_back(slot, lane, target, now) and lane or nil
     end
   end
   return nil

@@ -1,4 +1,4 @@
--- include: rules, clock, job, presence
+-- include: rules, clock, job, presence, pausing
 -- How a worker takes the head of a lane; claim and take share it.
 
 local function owns(target, worker, epoch, now)

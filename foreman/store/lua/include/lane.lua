@@ -1,5 +1,5 @@
 -- A queued job stands in its lane and in its slot's queue. A lane without jobs is in no list and leaves no facts behind,
--- but those that still count: when it was cut (for FACTS_MS), and that it is paused.
+-- but those that still count: when it was cut (for FACTS_MS).
 local FACTS_MS = 3600000
 
 -- The job's hash must stand: the first job of a lane brings the lane's facts.
@@ -23,11 +23,8 @@ local function lane_take(id, slot, lane, priority)
   redis.call('ZREM', k_queued(slot), id)
   if redis.call('EXISTS', k_lane(slot, lane)) == 0 then
     redis.call('SREM', k_lanes(slot), lane)
-    local keep = redis.call('HMGET', facts, 'paused', 'cut')
-    if keep[1] ~= '1' then
-      if not keep[2] then return redis.call('DEL', facts) end
-      redis.call('PEXPIRE', facts, FACTS_MS)
-    end
+    if not redis.call('HGET', facts, 'cut') then return redis.call('DEL', facts) end
+    redis.call('PEXPIRE', facts, FACTS_MS)
   end
   if priority then redis.call('HINCRBY', facts, 'n' .. priority, -1) end
 end

@@ -170,6 +170,7 @@ Pool = Annotated[
     str, BeforeValidator(_matching(r"[A-Za-z0-9_-]{1,64}", "use 1 to 64 letters, digits, - or _, such as default"))
 ]
 KeepAlive = Annotated[str, BeforeValidator(_keep_alive)]
+IdleUnload = Annotated[float | None, BeforeValidator(targets.idle_unload)]
 DueAfter = Annotated[dict[Priority, float], NoDecode, BeforeValidator(_due_after)]
 Durability = Annotated[
     Literal["everysec", "always"], BeforeValidator(_matching("everysec|always", "use everysec or always"))
@@ -225,6 +226,8 @@ class Settings(BaseSettings):
 
     keep_alive: KeepAlive = "-1"
     embed_model: str | None = None
+    idle_unload: IdleUnload = None
+    """None: off."""
     poll_interval: PositiveDuration = 30.0
     max_queue: Count = 10_000
     max_body: Size = 64 << 20
@@ -267,7 +270,15 @@ class Settings(BaseSettings):
 
     @cached_property
     def target_list(self) -> tuple[TargetSettings, ...]:
-        """The targets, in the order they were named; one called `ollama` where only its URL is given."""
+        """The targets as they were at start."""
+        return self.read_targets()
+
+    def read_targets(self) -> tuple[TargetSettings, ...]:
+        """The targets as they stand now, in the order they were named; one called `ollama` where only its URL is given.
+
+        Raises:
+            ValueError: what is named is wrong, or the file can't be read; the message is advice.
+        """
         if self.targets is None and self.targets_file is None:
             return (TargetSettings("ollama", self.ollama_url, token=self.ollama_token),)
         environ = {key: value for key, value in dotenv_values(".env").items() if value} | os.environ

@@ -94,7 +94,11 @@ WRONG = [
     ("TARGETS", "a=http://x:1,a=http://y:1", "stands twice"),
     ("TARGETS", "a=http://x:1?slots=0", "from 1 on"),
     ("TARGETS", "a=http://x:1?kind=vllm", "ollama or openai"),
-    ("TARGETS", "a=http://x:1?pin=b", "is no option"),
+    ("TARGETS", "a=http://x:1?pen=b", "is no option"),
+    ("TARGETS", "a=http://x:1?kind=openai&pin=b", "leave pin out"),
+    ("TARGETS", "a=http://x:1?never=b&pin=a;b:latest", "keeps it away"),
+    ("TARGETS", "a=http://x:1?only=b&pin=a", "keeps it away"),
+    ("IDLE_UNLOAD", "0", "such as 30m"),
     ("TARGETS", "a=http://x:1?token_env=NOT_SET", "NOT_SET"),
     ("TARGETS", " , ", "at least one target"),
     ("TARGETS_FILE", "/no/such/file", "can't be read"),
@@ -185,6 +189,20 @@ def test_a_targets_file_holds_one_a_line(monkeypatch: pytest.MonkeyPatch, nowher
     assert [target.name for target in given(monkeypatch, TARGETS_FILE=str(file)).target_list] == ["a", "b"]
     with pytest.raises(SettingsError, match="keep one"):
         given(monkeypatch, TARGETS="a=http://x:1")
+
+
+def test_a_targets_file_is_read_again(monkeypatch: pytest.MonkeyPatch, nowhere: Path):
+    file = nowhere / "targets"
+    file.write_text("a=http://x:1?pin=m;n\n")
+    settings = given(monkeypatch, TARGETS_FILE=str(file), IDLE_UNLOAD="30m")
+    assert settings.target_list[0].pin == ("m", "n")
+    assert settings.idle_unload == 1800
+    file.write_text("b=http://y:1\n")
+    assert [target.name for target in settings.read_targets()] == ["b"]
+    assert [target.name for target in settings.target_list] == ["a"]
+    file.write_text("b\n")
+    with pytest.raises(ValueError, match="write name=url"):
+        settings.read_targets()
 
 
 def test_named_tokens(monkeypatch: pytest.MonkeyPatch):

@@ -50,6 +50,8 @@ RECOVER: Final = 0.5
 GATEWAYS: Final = 1.0
 RIVALS: Final = 0.5
 """Seconds for which an answer to "who else has this model?" is good."""
+RENAMED: Final = 5.0
+"""Seconds between two looks for targets that are known under a name they have no more."""
 STAND_BY: Final = 0.5
 """Seconds between two tries to own a target that another worker has."""
 _LAST_WRITES: Final = 1.0
@@ -97,12 +99,14 @@ class Worker:
         self._tasks.spawn(self._lives(), "lives")
         self._tasks.spawn(self._every(RECOVER, self._recover), "recover")
         self._tasks.spawn(self._every(GATEWAYS, self._find_gateways), "gateways")
+        self._tasks.spawn(self._every(RENAMED, self._forget_renamed), "renamed")
         log.info("worker.started", worker=self.id, targets=[target.name for target in self._settings.target_list])
 
     def retarget(self, targets: tuple[TargetSettings, ...]) -> None:
         """From now on these are the targets: new ones join, the others finish what runs there and leave."""
-        self._wanted = targets
-        self._retargeted.set()
+        if targets != self._wanted:
+            self._wanted = targets
+            self._retargeted.set()
 
     async def stop(self, grace: float) -> None:
         """Claim nothing more, let what runs end within `grace` seconds, give the rest back, and leave."""
@@ -301,6 +305,15 @@ class Worker:
         self._channels.update(await self._queue.gateways())
         if self._channels.unreachable() != before:
             await self._enroll()
+
+    async def _forget_renamed(self) -> None:
+        """Take targets off the pool's list whose server we own under another name; the script spares those with an owner."""
+        if not self.targets:
+            return
+        urls = {target.settings.url for target in self.targets.values()}
+        for status in await self._queue.targets():
+            if status.url in urls and status.name not in self.targets and await self._queue.forget(status.name):
+                log.info("target.forgotten", target=status.name, url=status.url)
 
     async def _find_rivals(self) -> list[TargetStatus]:
         now = asyncio.get_running_loop().time()

@@ -69,6 +69,7 @@ class House:
         self._parts = contextlib.AsyncExitStack()
         self._leave_by: float | None = None
         self._started = False
+        self._worker: Worker | None = None
         self._name = UlidFactory(lambda: time.time_ns() // 1_000_000, secrets.randbits)
 
     async def start(self) -> None:
@@ -98,7 +99,7 @@ class House:
             self._parts.push_async_callback(background.stop)
             await background.start()
         if Role.WORKER in self.roles:
-            worker = Worker(self.settings, store, f"wk-{self._name()}", local)
+            worker = self._worker = Worker(self.settings, store, f"wk-{self._name()}", local)
             self._parts.push_async_callback(self._stop, worker)
             try:
                 await worker.start()
@@ -115,6 +116,22 @@ class House:
         await self._parts.aclose()
         if self._started:
             log.info("house.stopped")
+
+    def reread_targets(self) -> None:
+        """Take the targets as FOREMAN_TARGETS_FILE names them now; a wrong file changes nothing but the log."""
+        source = f"FOREMAN_{self.settings.targets_source.upper()}"
+        if self.settings.targets_file is None or self._worker is None:
+            log.warning(
+                "house.nothing_to_reread", source=source, message="only a worker's FOREMAN_TARGETS_FILE is read again"
+            )
+            return
+        try:
+            targets = self.settings.read_targets()
+        except ValueError as error:
+            log.error("house.targets_kept", message=f"{source} is wrong, the targets stay as they were: {error}")  # noqa: TRY400 - the sentence says it all
+            return
+        log.info("house.targets_reread", targets=[target.name for target in targets])
+        self._worker.retarget(targets)
 
     def before_leaving(self, callback: Callable[[], Awaitable[object]]) -> None:
         """Await `callback` first of all when this house stops."""
@@ -184,6 +201,7 @@ async def live(house: House, announce: Callable[[House], Awaitable[None]]) -> No
     """Start a house, tell of it, and keep it until this task is cancelled; then leave within the grace and return."""
     task = asyncio.current_task()
     assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, house.reread_targets)
     try:
         await house.start()
         await announce(house)

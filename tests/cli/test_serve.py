@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -59,6 +60,37 @@ async def test_sigterm_lets_a_stream_end_and_leaves_nothing(tmp_path: Path):
             assert b'"done":true' in rest
             assert await foreman.end() == 0, foreman.everything
             assert any("house.stopped" in line for line in foreman.err)
+
+
+async def test_sighup_reads_the_targets_again_and_a_wrong_file_changes_nothing(tmp_path: Path):
+    async with (
+        FakeOllama(models=["alpha"]) as one,
+        FakeOllama(models=["beta"]) as two,
+        aiohttp.ClientSession() as session,
+    ):
+        file = tmp_path / "targets"
+        file.write_text(f"one={one.url}\n")
+        async with started(tmp_path, "serve", ADDR="127.0.0.1:0", TARGETS_FILE=str(file), LOG="json") as foreman:
+            url = (await foreman.line("listens on")).split()[-1]
+
+            async def models(wanted: set[str]) -> None:
+                async with asyncio.timeout(30):
+                    while True:
+                        async with session.get(f"{url}/api/tags") as reply:
+                            if {entry["name"] for entry in (await reply.json())["models"]} == wanted:
+                                return
+                        await asyncio.sleep(0.02)
+
+            await models({"alpha:latest"})
+            file.write_text("nonsense\n")
+            foreman.process.send_signal(signal.SIGHUP)
+            await foreman.until(lambda: any("FOREMAN_TARGETS_FILE is wrong" in line for line in foreman.err))
+            await models({"alpha:latest"})
+            file.write_text(f"two={two.url}\n")
+            foreman.process.send_signal(signal.SIGHUP)
+            await models({"beta:latest"})
+            async with session.get(f"{url}/ops/state") as reply:
+                assert [target["name"] for target in (await reply.json())["targets"]] == ["two"]
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path):

@@ -95,3 +95,13 @@ async def test_a_probe_is_asked_for_once_a_second(ground: Ground) -> None:
         pass
     assert order is not None
     assert order.target == "gpu1"
+
+
+async def test_a_target_without_an_owner_is_forgotten_on_demand(ground: Ground) -> None:
+    own = await ground.owner("wk-1", "old")
+    assert not await ground.queue.forget("old")  # somebody looks after it
+    await ground.queue.retire(own.worker)
+    assert [status.name for status in await ground.queue.targets()] == ["old"]
+    assert await ground.queue.forget("old")
+    assert await ground.queue.targets() == []
+    assert not await ground.queue.forget("old")

@@ -160,6 +160,17 @@ async def test_targets_join_and_leave_while_it_works(ollama, floor):
     assert (await here.final(await (await here.submit("a")).ended())).state is State.DONE
 
 
+async def test_a_target_that_was_renamed_leaves_the_list(ollama, floor, monkeypatch):
+    monkeypatch.setattr("workers.service.RENAMED", 0.05)
+    fake = await ollama(["a"])
+    before = await floor(old=fake)
+    await before.worker.stop(0)
+    assert (await before.status("old")).state == "down"
+    here = await floor(new=fake)
+    await wait_until(lambda: _gone(here, "old"))
+    assert (await here.status("new")).state == "up"
+
+
 async def _gone(here, name):
     return await here.status(name) is None
 

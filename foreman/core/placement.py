@@ -44,7 +44,7 @@ def sooner(view: LaneView, target: str, slots: int, idle: Sequence[Offer], now: 
 
     All compare the same numbers in the same order, so that of several idle targets one takes the lane and no two.
     """
-    here = view.load_seconds + view.depth * view.service_seconds / slots, target
+    here = view.load_seconds + view.depth * view.pace(slots), target
     ranks = sorted((offer.finish_in(view.depth, now), offer.target) for offer in idle if offer.target != target)
     return [name for finish, name in ranks if (finish, name) < here]
 

@@ -37,11 +37,17 @@ class LaneView:
     """Calls per second, decayed; which empty resident goes first."""
     homes: tuple[Offer, ...] = ()
     """The other targets that hold or load it, for rule 8; a target that is down or paused is no home."""
+    pace_seconds: float | None = None
+    """Seconds between two ends while all slots of this target run it (core.estimates.Throughput); None: not measured."""
 
     @property
     def depth(self) -> int:
         """Queued jobs."""
         return sum(self.classes)
+
+    def pace(self, slots: int) -> float:
+        """Seconds between two ends while it drains; not measured: half of the slots beyond the first count."""
+        return self.service_seconds / (1 + (slots - 1) / 2) if self.pace_seconds is None else self.pace_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,352 @@
+"""When a queued job will start, and who is ahead of it and why: a dry run of the scheduler's rules over lanes, not jobs.
+
+The gateway asks me for `position`, `eta_seconds` and `waiting_for`; admission asks me before it refuses a deadline. I run
+the rules of core.scheduler forward from the facts of one moment, residency by residency, at a cost of the lanes that are
+visited. What will still arrive I know only as each lane's rate, so I am an estimate, promised to nobody.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from foreman.core.fairness import quantum, stay
+from foreman.core.linger import linger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from foreman.core.fairness import Policy
+    from foreman.core.index import LaneIndex
+    from foreman.core.views import LaneView, Resident, TargetView
+
+STEPS: Final = 2000
+"""Residencies a dry run looks ahead at most."""
+_REST: Final = 0.6
+"""Share of a run that one in flight has left on the mean: long ones are met more often."""
+_BUSIEST: Final = 0.8
+"""Share of its own pace at which a lane is at most thought to be called."""
+
+
+class Why:
+    """Why jobs of a lane are ahead: `Ahead.why`."""
+
+    LANE: Final = "lane"
+    """The job's own lane: they are due before it."""
+    RESIDENT: Final = "resident"
+    """It is loaded, and keeps its place while it drains."""
+    LINGER: Final = "linger"
+    """It is loaded and kept for its next call."""
+    TURN: Final = "turn"
+    """Its turn comes first."""
+    CLASS: Final = "class"
+    """It is of a higher class."""
+    LOADING: Final = "loading"
+    """The job's own lane is being loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """One residency before the job's start."""
+
+    lane: str
+    target: str
+    why: str
+    """One of `Why`."""
+    jobs: int
+    """Queued jobs of it that start before ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What lies before a queued job."""
+
+    eta_seconds: float
+    """Until its target works on it, loads included."""
+    position: int
+    """1 + queued jobs that the dry run starts before it."""
+    target: str
+    """Where it is going to run."""
+    loads: int
+    """Loads before its start, that of its own lane included."""
+    ahead: tuple[Ahead, ...]
+    """Who comes before it, in order; empty: it starts at once, or after the load of its own lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """A target that may take the job, as the dry run starts from it."""
+
+    view: TargetView
+    lanes: LaneIndex
+    """All lanes with queued jobs that it may take; the job's own, too."""
+    load_ends_at: float | None = None
+    """When the load under way is expected to end; None where none is."""
+
+
+def forecast(lane: str, ahead: int, prospects: Sequence[Prospect], now: float, policy: Policy) -> Forecast | None:
+    """When a queued job starts.
+
+    Args:
+        lane: Its lane, which stands in the `lanes` of at least one prospect.
+        ahead: Jobs of its own lane that are due before it.
+        prospects: The targets that are up and may take it.
+        now: Seconds since the epoch, by the clock of the lanes' times.
+        policy: The knobs.
+
+    Returns:
+        None where no prospect has the lane, or the end is further away than `STEPS` residencies.
+    """
+    return _DryRun(lane, ahead, prospects, now, policy).run()
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One place of one target in the dry run."""
+
+    prospect: Prospect
+    lane: str | None
+    loaded_at: float
+    load_seconds: float
+    free: int
+    """Slots that are free at `t`."""
+    why: str
+    resident: Resident | None = None
+    """As it stands now; None once a lane of the dry run has the place."""
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The lanes of one target in the order of rule 2, as they are taken and come back."""
+
+    lanes: LaneIndex
+    gone: set[str]
+    """Lanes that have left the index's order, in any way; shared by all targets."""
+    returned: list[tuple[float, str]] = field(default_factory=list)
+    """Lanes that were cut in the dry run, by their new turn."""
+    _turns: deque[tuple[float, LaneView]] = field(default_factory=deque)
+    _classes: deque[tuple[float, LaneView]] = field(default_factory=deque)
+    _by_turn: Iterator[tuple[float, LaneView]] | None = None
+    _by_class: Iterator[tuple[float, LaneView]] | None = None
+
+    def __post_init__(self) -> None:
+        self._by_turn, self._by_class = self.lanes.by_turn(), self.lanes.by_class()
+
+    def _peek(
+        self, ready: deque[tuple[float, LaneView]], rest: Iterator[tuple[float, LaneView]] | None
+    ) -> tuple[float, LaneView] | None:
+        while ready and ready[0][1].lane in self.gone:
+            ready.popleft()
+        if not ready and rest is not None:
+            found = next((item for item in rest if item[1].lane not in self.gone), None)
+            if found is not None:
+                ready.append(found)
+        return ready[0] if ready else None
+
+    def first_turn(self) -> float:
+        """The earliest turn of all that wait; infinite for none."""
+        first = self._peek(self._turns, self._by_turn)
+        return min(first[0] if first else math.inf, self.returned[0][0] if self.returned else math.inf)
+
+    def top_class(self) -> int:
+        """The highest class of head that waits; those that were cut don't count."""
+        top = self._peek(self._classes, self._by_class)
+        return top[1].head_class if top else -1
+
+    def next_at(self, moment: float) -> tuple[str, bool] | None:
+        """Rule 2 at that moment: the lane, and whether it is overdue; it leaves the queue. None where nobody waits."""
+        first = self._peek(self._turns, self._by_turn)
+        back = self.returned[0] if self.returned else None
+        if back is not None and (first is None or back[0] < first[0]) and (back[0] <= moment or first is None):
+            heapq.heappop(self.returned)
+            return back[1], back[0] <= moment
+        top = self._peek(self._classes, self._by_class)
+        if first is None or top is None:
+            return None
+        view = first[1] if first[0] <= moment else top[1]
+        self.gone.add(view.lane)
+        return view.lane, first[0] <= moment
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A residency of another lane in the dry run."""
+
+    lane: str
+    target: str
+    why: str
+    jobs: float
+    start: float
+    end: float
+
+    def jobs_until(self, moment: float) -> float:
+        """How many of them have started by then."""
+        if moment >= self.end or self.end <= self.start:
+            return self.jobs
+        return self.jobs * (moment - self.start) / (self.end - self.start)
+
+
+class _DryRun:
+    """All places of all prospects, each with the moment at which it decides next."""
+
+    def __init__(self, lane: str, ahead: int, prospects: Sequence[Prospect], now: float, policy: Policy) -> None:
+        self._lane, self._policy, self._now = lane, policy, now
+        self._in_lane = self._ahead = float(ahead)
+        self._left: dict[str, float] = {}
+        self._gone: set[str] = set()
+        self._queues = {prospect.view.name: _Queue(prospect.lanes, self._gone) for prospect in prospects}
+        self._loads = 0
+        self._runs: list[_Stretch] = []
+        self._seats: list[tuple[float, int, _Seat]] = []
+        self._serial = 0
+        for prospect in prospects:
+            self._gone.update(resident.lane for resident in prospect.view.residents)
+            if prospect.view.loading is not None:
+                self._gone.add(prospect.view.loading)
+        for prospect in prospects:
+            self._sit_down(prospect)
+
+    def _sit_down(self, prospect: Prospect) -> None:
+        view = prospect.view
+        for resident in view.residents:
+            found = prospect.lanes.get(resident.lane)
+            service = resident.service_seconds if found is None else found.service_seconds
+            free = view.slots - resident.running
+            wait = _REST * service * 2 / (view.slots + 1) if free <= 0 else 0.0
+            seat = _Seat(
+                prospect, resident.lane, resident.loaded_at, resident.load_seconds, max(0, free), Why.RESIDENT, resident
+            )
+            self._push(self._now + wait, seat)
+        taken = len(view.residents)
+        if view.loading is not None:
+            taken += 1
+            until = max(self._now, prospect.load_ends_at or self._now)
+            load = self._load_seconds(prospect, view.loading)
+            # Its head was claimed as the load began, and takes a slot when it ends.
+            self._push(until, _Seat(prospect, view.loading, until, load, view.slots - 1, Why.LOADING))
+        for _ in range(min(view.places - taken, len(prospect.lanes))):
+            self._push(self._now, _Seat(prospect, None, self._now, 0.0, 0, Why.TURN))
+
+    def _push(self, moment: float, seat: _Seat) -> None:
+        self._serial += 1
+        heapq.heappush(self._seats, (moment, self._serial, seat))
+
+    @staticmethod
+    def _load_seconds(prospect: Prospect, lane: str) -> float:
+        view = prospect.lanes.get(lane)
+        return 0.0 if view is None else view.load_seconds
+
+    def run(self) -> Forecast | None:
+        """Step by step, the place that decides first coming first."""
+        for _ in range(STEPS):
+            if not self._seats:
+                return None
+            moment, _, seat = heapq.heappop(self._seats)
+            if seat.lane is None:
+                self._next(moment, seat)
+            elif (done := self._drain(moment, seat)) is not None:
+                return done
+        return None
+
+    # ------------------------------------------------------------------------ one residency
+
+    def _drain(self, moment: float, seat: _Seat) -> Forecast | None:
+        lane = seat.lane or ""
+        view = seat.prospect.lanes.get(lane)
+        end = self._end(seat, view)
+        if lane == self._lane and view is not None:
+            return self._drain_ours(moment, end, seat, view)
+        left = 0.0 if view is None else self._left.get(lane, float(view.depth))
+        if view is None or left <= 0:
+            self._next(self._empty(moment, seat, view), seat)
+            return None
+        pace = view.pace(seat.prospect.view.slots)
+        work = left * pace / (1 - min(_BUSIEST, view.arrival_rate * pace))
+        if moment + work <= end:
+            self._note(seat, left, moment, moment + work)
+            self._left[lane] = 0.0
+            self._next(self._empty(moment + work, seat, view), seat)
+            return None
+        served = left * max(0.0, end - moment) / work
+        self._note(seat, served, moment, end)
+        self._left[lane] = left - served
+        self._cut(max(moment, end), lane, view, seat)
+        return None
+
+    def _drain_ours(self, moment: float, end: float, seat: _Seat, view: LaneView) -> Forecast | None:
+        pace = view.pace(seat.prospect.view.slots)
+        need = 0.0 if self._ahead < seat.free else (self._ahead - max(0, seat.free - 1)) * pace
+        if moment + need <= max(end, moment):
+            return self._forecast(moment + need, seat)
+        self._ahead = max(0.0, self._ahead - max(0.0, end - moment) / pace)
+        self._cut(max(moment, end), view.lane, view, seat)
+        return None
+
+    def _end(self, seat: _Seat, view: LaneView | None) -> float:
+        """Until when the seat's lane claims, while it has jobs: rules 3b and 3c."""
+        queue = self._queues[seat.prospect.view.name]
+        first = queue.first_turn()
+        if first == math.inf:
+            return math.inf
+        left = -1 if view is None else max((rank for rank, count in enumerate(view.classes) if count), default=-1)
+        outranked = 0 <= left < queue.top_class()
+        loads = seat.load_seconds, seat.load_seconds
+        if outranked:
+            return seat.loaded_at + quantum(*loads, self._policy)
+        return max(first, seat.loaded_at + stay(*loads, self._policy, outranked=False))
+
+    def _empty(self, moment: float, seat: _Seat, view: LaneView | None) -> float:
+        """When an empty lane lets go of its place: at once, or, where it lingers with success, when it must (rule 6)."""
+        queue = self._queues[seat.prospect.view.name]
+        facts = view or seat.resident
+        first = queue.first_turn()
+        if facts is None or not facts.gaps or first == math.inf:
+            return moment
+        ordered = sorted(facts.gaps)
+        median = ordered[(len(ordered) - 1) // 2]
+        idle_for = 0.0
+        if seat.resident is not None and seat.resident.idle_since is not None:
+            idle_for = max(0.0, moment - seat.resident.idle_since)
+        waiting = max(1, queue.lanes.jobs)
+        gain = 2 * seat.load_seconds + waiting * facts.service_seconds / 2 - waiting * facts.service_seconds
+        if max(median, idle_for) > linger(facts.gaps, gain, waiting):
+            return moment
+        last = max(moment, seat.loaded_at + quantum(seat.load_seconds, seat.load_seconds, self._policy), first)
+        self._runs.append(_Stretch(seat.lane or "", seat.prospect.view.name, Why.LINGER, 0.0, moment, last))
+        return last + facts.service_seconds / 2
+
+    def _cut(self, end: float, lane: str, view: LaneView, seat: _Seat) -> None:
+        """It comes back by its new turn; the place is free when its last run ends."""
+        turn = end + self._policy.work_per_load * view.load_seconds
+        heapq.heappush(self._queues[seat.prospect.view.name].returned, (turn, lane))
+        self._next(end + view.service_seconds / 2, seat)
+
+    def _next(self, moment: float, seat: _Seat) -> None:
+        """The seat's place is free at that moment: rule 2. Where nobody waits for it, it is given up."""
+        found = self._queues[seat.prospect.view.name].next_at(moment)
+        if found is None:
+            return
+        lane, overdue = found
+        load = self._load_seconds(seat.prospect, lane)
+        self._loads += 1
+        why = Why.TURN if overdue else Why.CLASS
+        slots = seat.prospect.view.slots
+        self._push(moment + load, _Seat(seat.prospect, lane, moment + load, load, slots, why))
+
+    def _note(self, seat: _Seat, jobs: float, start: float, end: float) -> None:
+        self._runs.append(_Stretch(seat.lane or "", seat.prospect.view.name, seat.why, jobs, start, end))
+
+    def _forecast(self, moment: float, seat: _Seat) -> Forecast:
+        before = [(run, run.jobs_until(moment)) for run in self._runs if run.start < moment]
+        who = [
+            Ahead(run.lane, run.target, run.why, round(jobs))
+            for run, jobs in before
+            if round(jobs) or run.why == Why.LINGER
+        ]
+        if self._in_lane:
+            who.append(Ahead(self._lane, seat.prospect.view.name, Why.LANE, round(self._in_lane)))
+        position = 1 + round(self._in_lane + sum(jobs for _, jobs in before))
+        return Forecast(max(0.0, moment - self._now), position, seat.prospect.view.name, self._loads, tuple(who))

@@ -19,6 +19,10 @@ _CUT_SHORT: Final = {
 }
 
 
+CUT: Final = Failure(Code.INTERRUPTED, "the worker was lost in the middle of the answer: send the request again")
+"""What a job ends with whose callers have bytes of a run that was lost."""
+
+
 class How(enum.Enum):
     """How a run ended."""
 

@@ -25,17 +25,15 @@ from workers.ends import End, How
 from workers.insist import insist
 from workers.keeping import Keeping
 from workers.loader import Outcome
+from workers.sharing import Shared
 from workers.times import Times
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from foreman.core.targets import TargetSettings
-    from foreman.link.channel import Channels, Headers, Outlet
-    from foreman.store.queue import Queue
+    from foreman.link.channel import Headers, Outlet
     from foreman.store.records import Claimed
-    from foreman.upstream.client import Call, Client
+    from foreman.upstream.client import Call
     from foreman.upstream.faults import Fault
+    from workers.bench import Bench
     from workers.cutter import Cutting
     from workers.loader import Load
 
@@ -44,31 +42,6 @@ log = structlog.get_logger(__name__)
 UNSTREAMED: Final = 6.0
 """How many times `FOREMAN_UPSTREAM_TIMEOUT` is borne before the first byte, and by calls that don't stream."""
 _JSON: Final = (("Content-Type", JSON_TYPE),)
-
-
-@dataclass(slots=True)
-class Bench:
-    """What all runs on one target share."""
-
-    target: TargetSettings
-    client: Client
-    queue: Queue
-    channels: Channels
-    keep_alive: str
-    """JSON."""
-    own_name: Callable[[str], str | None]
-    """How the target spells a model, by its canonical name."""
-    upstream_timeout: float
-    window: int
-    """Bytes of answer that may be on their way (`FOREMAN_SPOOL_BYTES`)."""
-    max_answer: int
-    """Bytes of an answer that is kept (`FOREMAN_MAX_ANSWER`)."""
-    ended: Callable[[Run], None]
-    """The target is free of this run; called once, before the store knows."""
-    down: Callable[[Fault], None]
-    """The target took no connection."""
-    unwanted: Callable[[Load], None]
-    """The job for which this load was begun is cancelled."""
 
 
 @dataclass(slots=True)
@@ -94,7 +67,8 @@ class Run:
         self._bench = bench
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[End] = self._loop.create_future()
-        self._keeping = Keeping(self.job.endpoint, bench.max_answer, self._cannot_keep)
+        self._shared = self._share() if self.job.finish and self.job.surface is Surface.SYNC else None
+        self._keeping = self._shared or Keeping(self.job.endpoint, bench.max_answer, self._cannot_keep)
         self._outlet: Outlet = self._keeping
         """Where the answer goes: kept, until the way to a caller is open."""
         self._call: Call | None = None
@@ -142,6 +116,11 @@ class Run:
         if self._call is not None:
             self._call.resume()
 
+    def attach(self, gateway: str, reader: str) -> None:
+        """One more reader of an answer that is kept."""
+        if self._shared is not None:
+            self._bench.spawn(self._shared.admit(gateway, reader), f"admit[{reader}]")
+
     # -- the one way through
 
     async def run(self) -> None:
@@ -164,7 +143,11 @@ class Run:
         """Everything before the request is sent; False when the run has ended by then."""
         gateway = self.job.gateway
         try:
-            if gateway is not None:
+            if self._shared is not None:
+                first = ((gateway, self.job.id),) if gateway is not None else ()
+                for reader in (*first, *self.job.readers):
+                    self.attach(*reader)
+            elif gateway is not None:
                 opened = self._bench.channels.open(
                     gateway, self.job.id, self.job.epoch, self, window=self._bench.window
                 )
@@ -291,6 +274,24 @@ class Run:
     def _cannot_keep(self, failure: Failure) -> None:
         self._conclude(ends.failed(failure))
 
+    def _share(self) -> Shared:
+        bench = self._bench
+        return Shared(
+            self.job,
+            bench.channels,
+            window=bench.window,
+            limit=bench.max_answer,
+            begun=lambda: bench.spawn(self._commit(), f"commit[{self.job.id}]"),
+            refuse=self._cannot_keep,
+        )
+
+    async def _commit(self) -> None:
+        """Callers are about to get bytes of this run: no other may follow it."""
+        queue, job = self._bench.queue, self.job
+        if await insist(lambda: queue.commit(job.id, job.epoch, ends.CUT), self._given_up):
+            assert self._shared is not None
+            self._shared.pass_on()
+
     # -- the end
 
     @property
@@ -350,7 +351,7 @@ class Run:
         queue, job = self._bench.queue, self.job
         timings = self._timings()
         answer = None
-        if state is State.DONE and self._kept:
+        if state is State.DONE and (self._kept or self._shared is not None):
             answer = await self._keeping.answer()
             self._answer.usage = self._answer.usage or self._keeping.usage()
         moved = await insist(
@@ -367,11 +368,14 @@ class Run:
             ),
             self._given_up,
         )
+        if moved and self._shared is not None:
+            self._shared.pass_on()  # whoever reads gets nothing of another run now
         code = None if end.failure is None else str(end.failure.code)
         if moved:
             log.info(_EVENTS[state], job_id=job.id, target=self._bench.target.name, code=code, **timings)
         elif moved is not None:
             log.warning("job.fenced", job_id=job.id, target=self._bench.target.name, state=str(state))
+            self._outlet.back()
 
     def _given_up(self) -> bool:
         return self._end.done() and self._end.result().how is How.DROPPED

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from foreman.link.channel import Head
 
 _COUNTS: Final = frozenset({b'"prompt_eval_count"', b'"eval_count"', b'"usage"'})
-_HASHED_HERE: Final = 1 << 20
+HASHED_HERE: Final = 1 << 20
 """Bytes that are hashed on the event loop: about 2 ms."""
 _PERHAPS_INFINITE: Final = re.compile(rb"[eE]\+?\d|\d{309}")
 """Where a number past a double's range may stand: it would make an Infinity in the job object, which no reader takes."""
@@ -96,11 +96,11 @@ class Keeping:
     async def answer(self) -> Answer:
         """What is to be kept, after `end`."""
         body = bytes(self._body)
-        return Answer.of(body) if len(body) <= _HASHED_HERE else await asyncio.to_thread(Answer.of, body)
+        return Answer.of(body) if len(body) <= HASHED_HERE else await asyncio.to_thread(Answer.of, body)
 
     def usage(self) -> dict[str, int]:
         """`{"prompt_tokens", "completion_tokens"}` as far as the whole tells them, after `end`."""
-        return ending.usage(Framing.RAW, b"", _counts(self._body))
+        return usage_of(bytes(self._body))
 
     def _close(self, failure: Failure) -> None:
         self._drop()
@@ -112,9 +112,13 @@ class Keeping:
         self._body = bytearray()
 
 
-def _counts(body: bytearray) -> bytes:
+def usage_of(whole: bytes) -> dict[str, int]:
+    """`{"prompt_tokens", "completion_tokens"}` as far as a whole answer tells them."""
+    return ending.usage(Framing.RAW, b"", _counts(whole))
+
+
+def _counts(whole: bytes) -> bytes:
     """The members that count tokens, without the megabytes of vectors beside them."""
-    whole = bytes(body)
     try:
         spans = scan(whole).spans
     except GoJSONError:

@@ -270,10 +270,14 @@ class Worker:
             target.wake(Slot(order.slot) if order.slot in _SLOTS else None)
         elif order.verb == "probe":
             target.probe_wanted.set()
-        elif order.verb == "cancel" and order.job_id is not None:
+        elif order.verb in {"cancel", "attach"} and order.job_id is not None:
             run = target.runs.get(order.job_id)
-            if run is not None and run.job.epoch == order.epoch:
+            if run is None or run.job.epoch != order.epoch:
+                return
+            if order.verb == "cancel":
                 run.cancel(Code(order.code) if order.code in set(Code) else Code.CANCELLED)
+            elif order.gateway is not None and order.reader is not None:
+                run.attach(order.gateway, order.reader)
 
     # -- loops
 

@@ -18,8 +18,9 @@ from foreman.protocols.keep_alive import parse_keep_alive
 from foreman.store.records import Taken
 from foreman.tasks import Tasks
 from foreman.upstream.client import Client
+from workers.bench import Bench
 from workers.clock import StoreClock
-from workers.executor import UNSTREAMED, Bench, Run
+from workers.executor import UNSTREAMED, Run
 from workers.loader import Loader
 from workers.residency import Residency
 
@@ -86,6 +87,7 @@ class Target:
             ended=self._ended,
             down=self.down,
             unwanted=self._unwanted,
+            spawn=self.tasks.spawn,
         )
         self._ask_rivals = rivals
         self._rivals: list[TargetStatus] = []

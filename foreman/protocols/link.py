@@ -188,7 +188,12 @@ def parse_started(payload: bytes) -> tuple[int, str]:
 
 def head(job: int, status: int, headers: tuple[tuple[str, str], ...], framing: int) -> bytes:
     """HEAD: status, header pairs in the target's own order and spelling (any str survives), framing number."""
-    return frame(Kind.HEAD, job, _json({"status": status, "headers": headers, "framing": framing}))
+    return frame(Kind.HEAD, job, head_json(status, headers, framing))
+
+
+def head_json(status: int, headers: tuple[tuple[str, str], ...], framing: int) -> bytes:
+    """The payload of HEAD; a kept answer's head is written the same way."""
+    return _json({"status": status, "headers": headers, "framing": int(framing)})
 
 
 def parse_head(payload: bytes) -> tuple[int, tuple[tuple[str, str], ...], int]:

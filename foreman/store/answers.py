@@ -65,7 +65,8 @@ class Answers:
         stream, body = await self._connection.command(
             "MGET", self._keys.of(ARTIFACT, job.id, STREAM), self._keys.of(ARTIFACT, job.id, COMPLETION)
         )
-        return body if stream is None else stream
+        found: bytes | None = body if stream is None else stream
+        return found
 
     async def shown(self, job: Job) -> list[job_object.Artifact]:
         """The artifacts as the job object has them: up to 262,144 bytes inline, else by their URL."""

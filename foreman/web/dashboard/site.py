@@ -19,6 +19,8 @@ from foreman.store.errors import StoreUnavailableError
 from foreman.web import auth, snapshot
 from foreman.web.body import read_body
 from foreman.web.dashboard import page
+from foreman.web.dashboard.markup import PATH
+from foreman.web.dashboard.overview import overview
 from foreman.web.middleware import CALLER
 
 if TYPE_CHECKING:
@@ -79,9 +81,9 @@ class Site:
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Put all paths on the router."""
-        router.add_get(page.PATH, self.overview)
-        router.add_post(page.PATH, self.sign_in)
-        router.add_get(f"{page.PATH}/static/{{stamp}}/{{name}}", self.file)
+        router.add_get(PATH, self.overview)
+        router.add_post(PATH, self.sign_in)
+        router.add_get(f"{PATH}/static/{{stamp}}/{{name}}", self.file)
 
     async def overview(self, request: web.Request) -> web.StreamResponse:
         """The page as it is at this moment."""
@@ -94,8 +96,10 @@ class Site:
             failures = await self.queue.recent(frozenset({State.FAILED}), SHOWN_FAILURES)
         except StoreUnavailableError as error:
             reasons.append(error.message)
-        frame = page.Frame(STAMP, request[CALLER].role.value, request[CALLER].name, closed=self.keeper.closed)
-        return html(page.overview(frame, seen, waiting, failures, reasons))
+        return html(overview(self._frame(request), seen, waiting, failures, reasons))
+
+    def _frame(self, request: web.Request) -> page.Frame:
+        return page.Frame(STAMP, request[CALLER].role.value, request[CALLER].name, closed=self.keeper.closed)
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         """A script or the style sheet. Under our own stamp it never changes."""
@@ -153,7 +157,7 @@ def sign_in_page(failure: Failure) -> web.Response:
 
 
 def _to_page() -> web.Response:
-    return web.Response(status=303, headers={hdrs.LOCATION: page.PATH, hdrs.CONTENT_LENGTH: "0"})
+    return web.Response(status=303, headers={hdrs.LOCATION: PATH, hdrs.CONTENT_LENGTH: "0"})
 
 
 def _document(text: str, status: int, policy: str) -> web.Response:

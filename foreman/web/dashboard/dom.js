@@ -1,0 +1,72 @@
+// Every view calls me: values become elements, and the next time only what differs is touched, so that focus,
+// selection and scroll stay where they are. Text is text: nothing a caller sent is ever read as HTML.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** A node: `h("td", {class: "n"}, "12")`. Kids may be nested lists; null and false are left out. `key` names it among
+ *  its brothers; `.name` is a property, `onname` a listener, the rest are attributes. */
+export const h = (tag, props, ...kids) => ({ tag, props: props ?? {}, key: props?.key ?? props?.["data-key"], kids: flat(kids) });
+
+/** What the server wrote, as a node. */
+export const tree = (node) =>
+  node.nodeType === Node.TEXT_NODE
+    ? node.data
+    : h(node.localName, Object.fromEntries([...node.attributes].map((it) => [it.name, it.value])), [...node.childNodes].map(tree));
+
+const flat = (kids) => kids.flat(Infinity).filter((kid) => kid != null && kid !== false && kid !== "");
+
+/** Make `parent` hold exactly `kids`. */
+export function patch(parent, ...kids) {
+  const wanted = flat(kids);
+  const keys = new Set(wanted.map((kid) => kid.key).filter((key) => key !== undefined));
+  const known = new Map();
+  for (const node of [...parent.childNodes]) {
+    if (node.key === undefined) continue;
+    if (keys.has(node.key)) known.set(node.key, node);
+    else node.remove();
+  }
+  let at = parent.firstChild;
+  for (const kid of wanted) {
+    const old = kid.key === undefined ? at : known.get(kid.key);
+    const fits = old && old.key === kid.key && old.nodeName.toLowerCase() === (kid.tag ?? "#text").toLowerCase();
+    const node = fits ? old : make(kid, parent);
+    if (node === at) at = at.nextSibling;
+    else parent.insertBefore(node, at);
+    if (kid.tag) dress(node, kid);
+    else if (node.data !== String(kid)) node.data = kid;
+  }
+  while (at) {
+    const next = at.nextSibling;
+    at.remove();
+    at = next;
+  }
+}
+
+function make(kid, parent) {
+  if (!kid.tag) return document.createTextNode(kid);
+  const svg = kid.tag === "svg" || (parent.namespaceURI === SVG && parent.nodeName !== "foreignObject");
+  const node = svg ? document.createElementNS(SVG, kid.tag) : document.createElement(kid.tag);
+  node.key = kid.key;
+  return node;
+}
+
+function dress(node, { props, kids }) {
+  const before = node.given ?? {};
+  for (const name of new Set([...Object.keys(before), ...Object.keys(props)])) {
+    const value = props[name];
+    if (name === "key" || before[name] === value) continue;
+    if (name.startsWith("on")) node[name] = value ?? null;
+    else if (name[0] === ".") node[name.slice(1)] = value;
+    else if (value == null || value === false) node.removeAttribute(name);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.given = props;
+  if (!("data-keep" in props)) patch(node, kids); // what was loaded into it stays
+}
+
+/** Draw a whole view and give the focus back where moving a row took it. */
+export function draw(parent, kids) {
+  const held = document.activeElement;
+  patch(parent, kids);
+  if (held !== document.activeElement && held?.isConnected) held.focus({ preventScroll: true });
+}

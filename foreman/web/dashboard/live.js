@@ -1,0 +1,116 @@
+// The one stream of a page: /ops/events while it is looked at, and how old what it shows is. I keep the last snapshot,
+// connect again by myself, and poll where a proxy holds the stream back.
+import { ask } from "./api.js";
+
+const SILENT = 20_000; // ms without a word after which a stream counts as held back; it speaks each 15 s at least
+const POLL = 2_000;
+const PAUSES = [500, 1_000, 2_000, 5_000];
+
+/** What is known: the last snapshot, when it came, how it comes (live, reconnecting, paused). */
+export const live = { state: null, at: 0, mode: "reconnecting", why: "" };
+
+let source = null;
+let timer = 0;
+let failures = 0;
+let told = () => {};
+let frozen = 0;
+
+const clock = () => (live.mode === "paused" ? frozen : performance.now());
+
+/** The server's time in ms, as well as the last snapshot tells; it stands still while paused. */
+export const now = () => (live.state ? Date.parse(live.state.now) + clock() - live.at : Date.now());
+
+/** Seconds since the last word of the gateway. */
+export const age = () => (performance.now() - live.at) / 1000;
+
+/** Begin; `tell` is called with each snapshot and each change of the way it comes. */
+export function start(first, tell) {
+  told = tell;
+  if (first) take(first);
+  addEventListener("online", connect);
+  document.addEventListener("visibilitychange", () => (document.hidden ? stop() : connect()));
+  if (!document.hidden) connect();
+}
+
+/** Hold what is shown as it is, or go on. */
+export function pause(on) {
+  if (on === (live.mode === "paused")) return;
+  frozen = performance.now();
+  stop();
+  live.mode = on ? "paused" : "reconnecting";
+  if (on) told();
+  else connect();
+}
+
+/** Ask for the state at once: what somebody did shall show at once. */
+export const refresh = () => ask("/ops/state").then(take, () => {});
+
+function take(state) {
+  live.state = state;
+  live.at = performance.now();
+  told();
+}
+
+function stop() {
+  source?.close();
+  source = null;
+  clearTimeout(timer);
+}
+
+function connect() {
+  if (live.mode === "paused") return;
+  stop();
+  source = new EventSource("/ops/events");
+  source.onerror = () => lost();
+  source.addEventListener("leaving", () => lost("the gateway restarts"));
+  for (const kind of ["snapshot", "message"]) {
+    source.addEventListener(kind, (event) => arrived(JSON.parse(event.data)));
+  }
+  watch();
+}
+
+function arrived(state) {
+  failures = 0;
+  live.mode = "live";
+  live.why = "";
+  watch();
+  take(state);
+}
+
+function watch() {
+  clearTimeout(timer);
+  timer = setTimeout(poll, SILENT);
+}
+
+function lost(why = "") {
+  stop();
+  live.mode = "reconnecting";
+  live.why = why;
+  told();
+  timer = setTimeout(retry, PAUSES[Math.min(failures++, PAUSES.length - 1)] * (0.8 + 0.4 * Math.random()));
+}
+
+// An EventSource does not say why it failed: a plain question does, and it tells a lost token from a lost gateway.
+async function retry() {
+  try {
+    const state = await ask("/ops/state");
+    if (live.mode === "paused" || document.hidden) return;
+    take(state);
+    connect();
+  } catch (error) {
+    if (error.status === 401 || error.status === 403) location.reload();
+    else lost(error.status ? error.message : "");
+  }
+}
+
+async function poll() {
+  try {
+    const state = await ask("/ops/state");
+    live.mode = "live";
+    live.why = "asked for each 2 s: something on the way holds the stream back";
+    take(state);
+    timer = setTimeout(poll, POLL);
+  } catch {
+    lost();
+  }
+}

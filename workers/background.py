@@ -113,7 +113,7 @@ class Background:
         )
 
     def _context(self) -> dict[Any, Any]:
-        return {"queue": self._store.queue, "deliveries": self._store.deliveries, webhooks.COURIER: self._courier}
+        return {"queue": self._store.queue, webhooks.COURIER: self._courier}
 
 
 def _bytes(value: Any) -> bytes:

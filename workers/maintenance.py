@@ -11,13 +11,14 @@ from typing import Any, Final
 import structlog
 
 from foreman.store.errors import StoreUnavailableError
+from workers.webhooks import COURIER
 
 log = structlog.get_logger(__name__)
 
 HEARTBEAT: Final = 2
 """Seconds between two signs of life in the store."""
 LOOK: Final = 5
-"""Seconds between two looks for deliveries that nobody tries; a divisor of 60."""
+"""Seconds between two looks for deliveries that a broken receiver has outlasted; a divisor of 60."""
 
 
 async def sweep(context: dict[Any, Any]) -> int:
@@ -32,11 +33,11 @@ async def sweep(context: dict[Any, Any]) -> int:
 
 
 async def sweep_deliveries(context: dict[Any, Any]) -> int:
-    """Each few seconds: have the attempts made anew that died with their process, or whose arq job is lost. How many."""
+    """Each few seconds: have those tried for the last time that their receivers have put off for too long. How many."""
     try:
-        sent = await context["deliveries"].sweep()
+        sent = await context[COURIER].last_attempts()
     except StoreUnavailableError:
         return 0
     if sent:
-        log.info("webhook.swept", deliveries=len(sent))
+        log.info("webhook.last_attempts", deliveries=len(sent))
     return len(sent)

@@ -35,7 +35,8 @@ HOLD: Final = 1.0
 """Seconds between two prolongations of the attempts under way."""
 _SETTLE: Final = 30.0
 """Seconds for which an attempt's end is told again to a store that is away."""
-SPARED: Final = "not tried: this receiver failed too often in a row; one attempt a minute is let through"
+LOOK: Final = 0.1
+"""Seconds between two looks for what has come due at a receiver."""
 
 
 class Courier:
@@ -54,9 +55,10 @@ class Courier:
         self._held: dict[str, tuple[Attempt, asyncio.Timeout]] = {}
 
     async def start(self) -> None:
-        """Begin to hold attempts."""
+        """Begin to hold attempts, and to hand out what comes due."""
         self._poster = Poster(self._settings.webhook_allow, self._patience)
         self._tasks.spawn(self._hold(), "hold")
+        self._tasks.spawn(self._call(), "call")
 
     async def stop(self) -> None:
         """End; arq has ended its jobs before."""
@@ -65,7 +67,7 @@ class Courier:
             await self._poster.close()
 
     async def deliver(self, delivery: str, ticket: int) -> None:
-        """One attempt, if there is one to make. Where the store is away there is none; the sweeper brings it back."""
+        """One attempt, if there is one to make. Where the store is away there is none: it comes again."""
         asked = asyncio.get_running_loop().time()
         try:
             attempt = await self._store.deliveries.begin(delivery, ticket, self._pace)
@@ -81,7 +83,7 @@ class Courier:
             TimeoutError,
             StoreUnavailableError,
         ):  # the store was away for a lease: the right to this attempt may be another's by now
-            log.warning("webhook.lost", delivery=delivery)
+            log.warning("webhook.broken_off", delivery=delivery)
             return
         except asyncio.CancelledError:
             await asyncio.shield(self._settle(attempt, Outcome.ABANDONED))
@@ -94,8 +96,6 @@ class Courier:
     async def _send(self, attempt: Attempt) -> Reply | None:
         """Make it; None where the right to it is gone."""
         assert self._poster is not None
-        if attempt.spared:
-            return Reply(None, 0.0, "", SPARED)
         body = attempt.body or await self._store.deliveries.keep_body(attempt, await self._body(attempt))
         if body is None:
             return None
@@ -167,6 +167,21 @@ class Courier:
             for name, (attempt, limit) in held.items():
                 if self._held.get(name, (None,))[0] is attempt:
                     limit.reschedule(asked + self._pace.lease - HOLD if name in ours else loop.time())
+
+    async def _call(self) -> None:
+        """Have handed to arq what has come due, and what a lost attempt left. Any number of processes may do so."""
+        while True:
+            try:
+                lost = await self._store.deliveries.call()
+            except StoreUnavailableError:
+                lost = []
+            if lost:
+                log.info("webhook.lost", deliveries=len(lost))
+            await asyncio.sleep(LOOK)
+
+    async def last_attempts(self) -> list[str]:
+        """Have those tried for the last time whose schedule a broken receiver has outlasted."""
+        return await self._store.deliveries.sweep(self._pace)
 
 
 async def deliver(context: dict[Any, Any], delivery: str, ticket: int) -> None:

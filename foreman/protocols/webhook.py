@@ -31,6 +31,9 @@ LONGEST_REST: Final = 129_600.0
 SCHEDULE: Final = (0.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 14_400.0, 43_200.0, 86_400.0, 129_600.0)
 """Seconds before the first, second … attempt: 0 s, 5 s, 30 s, 2 min, 10 min, 1 h, 4 h, 12 h, 24 h, 36 h."""
 
+LONGEST_SWING: Final = 1.2
+"""How much longer chance may make a gap."""
+
 
 class SignatureError(Exception):
     """A webhook does not bear a signature of ours; the message says what is wrong."""
@@ -138,4 +141,4 @@ def gap(schedule: Sequence[float], made: int, rest: float, swing: float) -> floa
     """
     if made >= len(schedule):
         return None
-    return max(schedule[made] * (1 + 0.2 * swing), rest)
+    return max(schedule[made] * (1 + (LONGEST_SWING - 1) * swing), rest)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from foreman.core.jobs import State
-from foreman.protocols.webhook import SCHEDULE
+from foreman.protocols.webhook import LONGEST_SWING, SCHEDULE
 from foreman.store import rows
-from foreman.store.keys import ATTEMPTS, OUTBOX, Keys
+from foreman.store.keys import ATTEMPTS, DELIVERIES, OUTBOX, Keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from foreman.core.jobs import Job
     from foreman.store.wire import Connection
 
-SWEEP_SLACK: Final = 5.0
-"""Seconds that arq may be behind before a delivery is looked at again."""
-SWEEP_BATCH: Final = 500
+BATCH: Final = 500
+"""Receivers, or deliveries, that one step looks at."""
+RECEIVERS: Final = 100
+"""Receivers in a list, unless more are asked for."""
 _ID: Final = "evt_"
 
 
@@ -34,14 +35,16 @@ class Pace:
 
     schedule: tuple[float, ...] = SCHEDULE
     """The gaps before the first, second … attempt (FOREMAN_WEBHOOK_SCHEDULE)."""
-    at_once: int = 4
-    """Attempts at one URL at once."""
     lease: float = 6.0
     """How long an attempt is its process's without word of it."""
     broken_after: int = 10
-    """Failures in a row at a URL from which on it is spared."""
+    """Failures in a row at a URL from which on it gets one attempt each `probe_gap`; the others are put off."""
     probe_gap: float = 60.0
-    """Between two attempts at a URL that is spared."""
+
+    @property
+    def span(self) -> float:
+        """What the schedule takes at most, all gaps at their longest."""
+        return LONGEST_SWING * sum(self.schedule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,6 @@ class Attempt:
     """The store's clock."""
     body: bytes | None
     """What earlier attempts sent; None before the first."""
-    spared: bool
-    """The receiver failed too often: count a failure, and make no attempt."""
 
 
 class Outcome(enum.StrEnum):
@@ -118,6 +119,43 @@ class Tried:
     reply: str | None
 
 
+class Standing(enum.StrEnum):
+    """How a receiver takes what it is sent."""
+
+    WELL = "well"
+    FAILING = "failing"
+    """Its last attempt failed."""
+    BROKEN = "broken"
+    """It failed too often in a row: one attempt each gap, until one succeeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """A URL that webhooks go to. Times are seconds since the epoch."""
+
+    url: str
+    open: int
+    """Deliveries that have not ended."""
+    waiting: int
+    """Of those, in line for an attempt: now, or at their moment."""
+    running: int
+    """Attempts under way, or about to be."""
+    delivered: int
+    """Deliveries taken, since the receiver is known: it is forgotten a day after nothing is open there."""
+    failed: int
+    """Attempts that failed."""
+    failures: int
+    """Of those, in a row up to now."""
+    standing: Standing
+    status: int | None
+    """Of the last reply, if one came."""
+    error: str | None
+    """Of the last attempt, if it failed."""
+    tried_at: float | None
+    next_at: float | None
+    """When the next attempt is due; None where none waits."""
+
+
 class Deliveries:
     """The deliveries of one pool. All methods raise `StoreUnavailableError` when the store does not answer."""
 
@@ -131,15 +169,10 @@ class Deliveries:
             "begin",
             delivery,
             ticket,
-            pace.at_once,
             rows.ms(pace.lease),
             rows.ms(pace.schedule[0]),
-            len(pace.schedule),
-            pace.broken_after,
-            rows.ms(pace.probe_gap),
         )
-        word = reply[0].decode()
-        if word not in {"go", "broken"}:
+        if reply[0] != b"go":
             return None
         row = rows.table(reply[3])
         return Attempt(
@@ -151,7 +184,6 @@ class Deliveries:
             time=int(row["time"]) / 1000,
             now=int(reply[1]) / 1000,
             body=reply[2] or None,
-            spared=word == "broken",
         )
 
     async def keep_body(self, attempt: Attempt, body: bytes) -> bytes | None:
@@ -195,7 +227,6 @@ class Deliveries:
             attempt.id,
             attempt.ticket,
             outcome,
-            int(not attempt.spared),
             "" if status is None else status,
             "" if took is None else round(took * 1000, 3),
             error,
@@ -227,10 +258,21 @@ class Deliveries:
             return Redelivered.UNKNOWN
         return Redelivered((await self._script("redeliver", delivery)).decode())
 
-    async def sweep(self) -> list[str]:
-        """Have those tried again that nobody tries although their moment is over: lost attempts, lost arq jobs."""
-        reply = await self._script("sweep", rows.ms(SWEEP_SLACK), SWEEP_BATCH)
-        return [delivery.decode() for delivery in reply]
+    async def call(self) -> list[str]:
+        """Hand out what has come due at the receivers; the deliveries whose attempts were lost, now in line again."""
+        return [delivery.decode() for delivery in await self._script("call", BATCH)]
+
+    async def sweep(self, pace: Pace) -> list[str]:
+        """Give those a last attempt that broken receivers have put off for as long as their schedule takes."""
+        return [delivery.decode() for delivery in await self._script("sweep", rows.ms(pace.span), BATCH)]
+
+    async def waiting(self) -> int:
+        """How many deliveries have not ended, of all jobs."""
+        return int(await self._connection.command("ZCARD", self._keys.of(DELIVERIES)))
+
+    async def receivers(self, limit: int = RECEIVERS) -> list[Receiver]:
+        """The URLs that were told of something last, the newest first; at most `limit`, and 1,000."""
+        return [_receiver(row) for row in await self._script("receivers", limit)]
 
     async def _script(self, name: str, *args: Any) -> Any:
         return await self._connection.script(name, self._keys.prefix, *args)
@@ -255,4 +297,25 @@ def _tried(entry: Sequence[Any]) -> Tried:
         duration=float(row["took"]) / 1000 if row["took"] else None,
         error=row["error"] or None,
         reply=row["reply"] or None,
+    )
+
+
+def _receiver(entry: Sequence[Any]) -> Receiver:
+    row = {entry[4][i].decode(): entry[4][i + 1].decode(errors="replace") for i in range(0, len(entry[4]), 2)}
+    failures, probe_at = int(row.get("failures", "0")), int(row.get("probe_at", "0")) / 1000
+    first = int(entry[3]) / 1000 if entry[3] else None
+    standing = Standing.FAILING if failures else Standing.WELL
+    return Receiver(
+        url=entry[0].decode(errors="replace"),
+        open=max(0, int(row.get("open", "0"))),
+        waiting=int(entry[2]),
+        running=int(entry[1]),
+        delivered=int(row.get("delivered", "0")),
+        failed=int(row.get("failed", "0")),
+        failures=failures,
+        standing=Standing.BROKEN if probe_at else standing,
+        status=int(row["status"]) if row.get("status") else None,
+        error=row.get("error") or None,
+        tried_at=int(row["at"]) / 1000 if "at" in row else None,
+        next_at=None if first is None else max(first, probe_at),
     )

@@ -106,13 +106,35 @@ DELIVERY_BODY: Final = Template(
 )
 OUTBOX: Final = Template("outbox", "outbox:<id>", "zset", Life.OWNED, "a job's open deliveries; score seq")
 DELIVERIES: Final = Template(
-    "deliveries", "deliveries", "zset", Life.OWNED, "deliveries that something shall happen to; score when, ms"
+    "deliveries", "deliveries", "zset", Life.OWNED, "open deliveries and resends; score since when it is their turn, ms"
 )
 ATTEMPTS: Final = Template("attempts", "attempts:<id>", "stream", Life.EXPIRES, "a job's webhook log, kept 7 days")
-RECEIVER: Final = Template("receiver", "receiver:<url>", "hash", Life.EXPIRES, "failures in a row at a URL")
-BUSY: Final = Template("busy", "busy:<url>", "zset", Life.EXPIRES, "attempts under way at a URL; score lease until ms")
+RECEIVER: Final = Template(
+    "receiver",
+    "receiver:<url>",
+    "hash",
+    Life.OWNED,
+    "how a URL took what was sent: counts, failures in a row, when it is tried next; a TTL while nothing is open there",
+)
+RECEIVERS: Final = Template(
+    "receivers", "receivers", "zset", Life.EXPIRES, "the last URLs that something was told; score when, ms"
+)
+BUSY: Final = Template(
+    "busy",
+    "busy:<url>",
+    "zset",
+    Life.OWNED,
+    "deliveries that have a place at a URL, in arq's queue or under way; score when somebody looks after them, ms",
+)
 WAITING: Final = Template(
-    "waiting", "waiting:<url>", "zset", Life.EXPIRES, "deliveries that wait for a place at a URL; score since ms"
+    "waiting",
+    "waiting:<url>",
+    "zset",
+    Life.OWNED,
+    "deliveries in line for a place at a URL; score from when on, ms; 0: whatever the breaker says",
+)
+CALLS: Final = Template(
+    "calls", "calls", "zset", Life.OWNED, "URLs with something in line or under way; score when to look at them, ms"
 )
 ARQ: Final = Template("arq", "arq", "zset", Life.OWNED, "arq's queue; score when to run, ms")
 ARQ_HEALTH: Final = Template("arq_health", "arq:health", "string", Life.EXPIRES, "the background worker's sign of life")
@@ -158,7 +180,7 @@ LINK_SECRET: Final = Template("link_secret", "link_secret", "string", Life.FOREV
 
 TEMPLATES: Final = (
     REQUEST, EVENTS, ARTIFACT, JOB, LANE, FACTS, LANES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, PAUSES, AUDIT, TOTALS, EPOCHS, PULSE,
-    DELIVERY_BODY, DELIVERY, OUTBOX, DELIVERIES, ATTEMPTS, RECEIVER, BUSY, WAITING, ARQ_HEALTH, ARQ,
+    DELIVERY_BODY, DELIVERY, OUTBOX, DELIVERIES, ATTEMPTS, RECEIVERS, RECEIVER, BUSY, WAITING, CALLS, ARQ_HEALTH, ARQ,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
     TARGETS, TARGET, ORPHANED, STATUS, PROBE, WAKE, INBOX, SWAPS, LEDGER, LEARNED, LINK_SECRET,
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from arq.jobs import deserialize_job_raw
 
 from foreman.core.jobs import State, Surface
 from foreman.store import keys as k
-from foreman.store.deliveries import After, Outcome, Pace, Redelivered
+from foreman.store.deliveries import After, Outcome, Pace, Redelivered, Standing
 
 if TYPE_CHECKING:
     from tests.store.ground import Ground
@@ -53,8 +54,17 @@ async def newest(ground: Ground, delivery: str) -> int:
     return int(await ground.look.hget(ground.key(k.DELIVERY, delivery), "ticket"))
 
 
+async def come(ground: Ground, *deliveries: str, url: str = URL) -> None:
+    """Let the moment of those that wait have come."""
+    for delivery in deliveries:
+        await ground.look.zadd(ground.key(k.WAITING, url), {delivery: 1}, xx=True)
+    await ground.look.zadd(ground.key(k.CALLS), {url: 1}, xx=True)
+    await ground.store.deliveries.call()
+
+
 async def again(ground: Ground, delivery: str, pace: Pace = PACE):
     """The next attempt, as if its moment had come."""
+    await come(ground, delivery)
     return await begin(ground, delivery, await newest(ground, delivery), pace)
 
 
@@ -112,6 +122,8 @@ async def test_a_ticket_is_good_for_one_attempt(ground: Ground) -> None:
     assert await begin(ground, evt, 1) is None, "its attempt is under way"
     assert await settle(ground, first, Outcome.FAILED) is After.AGAIN
     assert await settle(ground, first, Outcome.DELIVERED) is After.STALE
+    assert await begin(ground, evt, 1) is None, "its moment has not come"
+    await come(ground, evt)
     assert await begin(ground, evt, 1) is None, "an old ticket"
     second = await begin(ground, evt, 2)
     assert second is not None
@@ -124,7 +136,7 @@ async def test_every_attempt_sends_the_bytes_of_the_first(ground: Ground) -> Non
     assert await ground.store.deliveries.keep_body(first, b"one\xff") == b"one\xff"
     await settle(ground, first, Outcome.FAILED)
     assert await ground.store.deliveries.keep_body(first, b"late") is None
-    second = await begin(ground, f"evt_{job_id}_1", 2)
+    second = await again(ground, f"evt_{job_id}_1")
     assert second.body == b"one\xff"
     assert await ground.store.deliveries.keep_body(second, b"two") == b"one\xff"
 
@@ -141,6 +153,7 @@ async def test_a_failed_one_is_superseded_by_a_newer_one_but_the_end_is_not(grou
         attempt = await again(ground, f"evt_{job_id}_3")
         assert attempt.number == number
         assert await settle(ground, attempt, Outcome.FAILED, error="500") is After.AGAIN
+    await ground.look.hset(ground.key(k.RECEIVER, URL), "probe_at", 1)
     attempt = await again(ground, f"evt_{job_id}_3")
     assert await settle(ground, attempt, Outcome.FAILED, delay=None, error="500") is After.EXHAUSTED
     assert (await log(ground, job_id))[-2:] == [(3, 3, "500"), (3, 0, "exhausted")]
@@ -151,9 +164,9 @@ async def test_the_newer_one_waits_where_the_receiver_asked_for_rest(ground: Gro
     job_id = await job(ground)
     attempt = await begin(ground, f"evt_{job_id}_1", 1)
     await settle(ground, attempt, Outcome.FAILED, delay=50.0, rest=50.0)
-    before = await ground.look.zscore(ground.key(k.DELIVERIES), f"evt_{job_id}_1")
+    before = await ground.look.zscore(ground.key(k.WAITING, URL), f"evt_{job_id}_1")
     await ground.claim(await ground.owner())
-    after = await ground.look.zscore(ground.key(k.DELIVERIES), f"evt_{job_id}_2")
+    after = await ground.look.zscore(ground.key(k.WAITING, URL), f"evt_{job_id}_2")
     assert after == pytest.approx(before, abs=5)
 
 
@@ -161,7 +174,7 @@ async def test_an_attempt_under_way_is_not_superseded(ground: Ground) -> None:
     job_id = await job(ground)
     evt = f"evt_{job_id}_1"
     await settle(ground, await begin(ground, evt, 1), Outcome.FAILED)
-    attempt = await begin(ground, evt, 2)
+    attempt = await again(ground, evt)
     await run(ground, job_id)
     assert len(await ground.store.deliveries.open(job_id)) == 3
     assert await settle(ground, attempt, Outcome.DELIVERED) is After.DELIVERED
@@ -182,67 +195,132 @@ async def test_410_ends_the_jobs_deliveries_and_no_other_jobs(ground: Ground) ->
 async def test_a_url_gets_a_few_at_once_and_the_rest_in_turn(ground: Ground) -> None:
     jobs = [await job(ground) for _ in range(6)]
     elsewhere = await job(ground, url=URL + "/other")
+    assert await sent(ground) == [(f"evt_{one}_1", 1) for one in (*jobs[:4], elsewhere)], "arq holds what has a place"
     attempts = [await begin(ground, f"evt_{one}_1", 1) for one in jobs]
     assert [attempt is not None for attempt in attempts] == [True] * 4 + [False] * 2
-    assert await begin(ground, f"evt_{elsewhere}_1", 1) is not None
     await settle(ground, attempts[0], Outcome.FAILED)
-    assert await newest(ground, f"evt_{jobs[4]}_1") == 2, "an end calls the one that waited longest"
-    assert await newest(ground, f"evt_{jobs[5]}_1") == 1
-    assert await begin(ground, f"evt_{jobs[4]}_1", 2) is not None
+    assert await newest(ground, f"evt_{jobs[4]}_1") == 1, "an end calls the one that waited longest"
+    assert await newest(ground, f"evt_{jobs[5]}_1") == 0
+    assert await begin(ground, f"evt_{jobs[4]}_1", 1) is not None
 
 
-async def test_behind_others_a_newcomer_costs_no_arq_job_and_has_its_turn(ground: Ground) -> None:
-    attempts = [await begin(ground, f"evt_{await job(ground)}_1", 1) for _ in range(4)]
-    first = await job(ground)
-    assert await begin(ground, f"evt_{first}_1", 1) is None
-    late = await job(ground)
-    assert await newest(ground, f"evt_{late}_1") == 0
-    for attempt, evt in zip(attempts, (f"evt_{first}_1", f"evt_{late}_1"), strict=False):
-        before = await newest(ground, evt)
-        await settle(ground, attempt, Outcome.DELIVERED)
-        assert await newest(ground, evt) == before + 1
+async def test_thousands_for_one_url_keep_arq_from_nobody(ground: Ground) -> None:
+    for _ in range(15):
+        await job(ground)
+    other = await job(ground, url=URL + "/other")
+    assert len(await sent(ground)) == 5
+    assert (await sent(ground))[-1] == (f"evt_{other}_1", 1)
+    attempts = [await begin(ground, *one) for one in (await sent(ground))[:4]]
+    await ground.look.delete(ground.key(k.ARQ))
+    for attempt in attempts[:3]:
+        await settle(ground, attempt, Outcome.FAILED, delay=0.0)
+    assert len(await sent(ground)) == 3, "those that are due again stand behind those that wait"
+    assert not {attempt.id for attempt in attempts} & {name for name, _ in await sent(ground)}
 
 
-async def test_in_line_where_nobody_is_left_to_call_the_sweeper_does(ground: Ground) -> None:
-    pace = Pace(lease=60.0, at_once=1)
-    running = await begin(ground, f"evt_{await job(ground)}_1", 1, pace)
+async def test_a_job_is_told_one_thing_at_a_time_also_when_asked_again(ground: Ground) -> None:
+    job_id = await job(ground)
+    await settle(ground, await begin(ground, f"evt_{job_id}_1", 1), Outcome.DELIVERED)
+    await run(ground, job_id)
+    running = await again(ground, f"evt_{job_id}_2")
+    assert await ground.store.deliveries.redeliver(f"evt_{job_id}_1") is Redelivered.SENT
+    assert await newest(ground, f"evt_{job_id}_1") == 1
+    other = await job(ground)
+    assert await newest(ground, f"evt_{other}_1") == 1, "others need not wait for that"
+    await settle(ground, running, Outcome.DELIVERED)
+    assert await newest(ground, f"evt_{job_id}_1") == 2
+
+
+async def test_a_first_gap_is_waited_for_without_a_place(ground: Ground) -> None:
+    pace = Pace(schedule=(60.0, 5.0))
     waiting = f"evt_{await job(ground)}_1"
     assert await begin(ground, waiting, 1, pace) is None
-    await ground.look.zadd(ground.key(k.DELIVERIES), {waiting: 1})
-    assert await ground.store.deliveries.sweep() == [], "an attempt is under way there"
-    await ground.look.zadd(ground.key(k.DELIVERIES), {waiting: 1})
-    await ground.look.delete(ground.key(k.BUSY, URL), f"arq:job:{ground.key(k.ARQ)}:{waiting}:1")  # arq has run it
-    assert await ground.store.deliveries.sweep() == [waiting]
-    assert running is not None
+    assert await ground.look.zcard(ground.key(k.BUSY, URL)) == 0
+    at = await ground.look.zscore(ground.key(k.WAITING, URL), waiting)
+    assert await ground.look.zscore(ground.key(k.CALLS), URL) == at > time.time() * 1000 + 50_000
 
 
-async def test_a_receiver_that_fails_and_fails_is_spared(ground: Ground) -> None:
-    jobs = [await job(ground) for _ in range(7)]
-    for one in jobs[:4]:
-        attempt = await begin(ground, f"evt_{one}_1", 1)
-        assert not attempt.spared
-        await settle(ground, attempt, Outcome.FAILED)
-    spared = await begin(ground, f"evt_{jobs[4]}_1", 1)
-    assert spared.spared
-    assert await settle(ground, spared, Outcome.FAILED, error="spared") is After.AGAIN
+async def broken(ground: Ground, pace: Pace = PACE) -> list[str]:
+    """A receiver that has failed as often in a row as it takes; the deliveries it failed at."""
+    found = [f"evt_{await job(ground)}_1" for _ in range(pace.broken_after)]
+    for evt in found:
+        await settle(ground, await begin(ground, evt, 1), Outcome.FAILED, delay=3600.0, status=500, error="status 500")
+    [receiver] = await ground.store.deliveries.receivers()
+    assert receiver.standing is Standing.BROKEN
+    return found
+
+
+async def test_what_a_broken_receiver_puts_off_uses_up_nothing(ground: Ground) -> None:
+    await broken(ground)
+    late = [f"evt_{await job(ground)}_1" for _ in range(3)]
+    assert await ground.look.zcard(ground.key(k.BUSY, URL)) == 0
+    probe_at = float(await ground.look.hget(ground.key(k.RECEIVER, URL), "probe_at"))
+    assert await ground.look.zscore(ground.key(k.CALLS), URL) == probe_at
     await ground.look.hset(ground.key(k.RECEIVER, URL), "probe_at", 1)
-    probe = await begin(ground, f"evt_{jobs[5]}_1", 1)
-    assert not probe.spared, "one each gap is let through"
-    assert (await begin(ground, f"evt_{jobs[6]}_1", 1)).spared
-    await settle(ground, probe, Outcome.DELIVERED)
-    assert not (await again(ground, f"evt_{jobs[4]}_1")).spared
+    await come(ground, *late)
+    assert [await newest(ground, one) for one in late] == [1, 0, 0], "one each gap is let through"
+    await settle(ground, await begin(ground, late[0], 1), Outcome.FAILED, delay=3600.0)
+    assert [await newest(ground, one) for one in late] == [1, 0, 0]
+    await ground.look.hset(ground.key(k.RECEIVER, URL), "probe_at", 1)
+    await come(ground, *late[1:])
+    await settle(ground, await begin(ground, late[1], 1), Outcome.DELIVERED)
+    attempt = await begin(ground, late[2], 1)
+    assert attempt is not None, "after a success all that is due goes"
+    assert attempt.number == 1
 
 
-async def test_the_last_attempt_of_an_end_is_made_even_there(ground: Ground) -> None:
-    job_id = await job(ground, webhook_events=(State.CANCELLED,))
+async def test_an_event_that_was_only_put_off_is_not_superseded(ground: Ground) -> None:
+    await broken(ground)
+    job_id = await job(ground, lane="lane-b")
     await ground.queue.transition(job_id, None, State.CANCELLED, reason="test")
-    evt = f"evt_{job_id}_2"
-    await ground.look.hset(ground.key(k.RECEIVER, URL), mapping={"failures": 99, "probe_at": 9_999_999_999_999})
-    await ground.look.expire(ground.key(k.RECEIVER, URL), 60)
-    for spared in (True, True, False):
-        attempt = await again(ground, evt)
-        assert attempt.spared is spared
-        await settle(ground, attempt, Outcome.FAILED, delay=None if attempt.number == 3 else 5.0)
+    assert await ground.store.deliveries.open(job_id) == [f"evt_{job_id}_1", f"evt_{job_id}_2"]
+    assert await log(ground, job_id) == []
+
+
+async def test_whose_schedule_a_broken_receiver_outlasts_gets_a_last_attempt(ground: Ground) -> None:
+    await broken(ground)
+    early, late = f"evt_{await job(ground)}_1", f"evt_{await job(ground)}_1"
+    assert await ground.store.deliveries.sweep(PACE) == []
+    await ground.look.zadd(ground.key(k.DELIVERIES), {early: 1})
+    assert await ground.store.deliveries.sweep(PACE) == [early]
+    assert await begin(ground, late, 1) is None
+    assert await settle(ground, await begin(ground, early, 1), Outcome.FAILED, error="500") is After.EXHAUSTED
+    assert await log(ground, early.split("_")[1]) == [(1, 1, "500"), (1, 0, "exhausted")]
+
+
+async def test_one_that_is_not_put_off_keeps_its_whole_schedule(ground: Ground) -> None:
+    """A receiver that asks for rest makes a schedule longer than its gaps."""
+    evt = f"evt_{await job(ground)}_1"
+    await settle(ground, await begin(ground, evt, 1), Outcome.FAILED, delay=9e5, rest=9e5)
+    since = await ground.look.zscore(ground.key(k.DELIVERIES), evt)
+    assert since > (time.time() + 8e5) * 1000
+    await ground.look.zadd(ground.key(k.DELIVERIES), {evt: 1})
+    assert await ground.store.deliveries.sweep(PACE) == []
+    assert await settle(ground, await again(ground, evt), Outcome.FAILED) is After.AGAIN
+
+
+async def test_what_somebody_asks_for_passes_the_breaker(ground: Ground) -> None:
+    [*_, last] = await broken(ground)
+    assert await ground.store.deliveries.redeliver(last) is Redelivered.SENT
+    assert await begin(ground, last, 2) is not None
+
+
+async def test_how_receivers_stand(ground: Ground) -> None:
+    deliveries = ground.store.deliveries
+    assert await deliveries.receivers() == []
+    await broken(ground)
+    other = await job(ground, url=URL + "/other")
+    [second, first] = await deliveries.receivers()
+    assert (first.url, first.standing, first.failures, first.failed, first.delivered) == (URL, "broken", 4, 4, 0)
+    assert (first.open, first.waiting, first.running, first.status, first.error) == (4, 4, 0, 500, "status 500")
+    assert first.next_at > first.tried_at
+    assert (second.url, second.standing, second.open, second.running) == (URL + "/other", "well", 1, 1)
+    assert (second.next_at, second.tried_at) == (None, None)
+    await settle(ground, await begin(ground, f"evt_{other}_1", 1), Outcome.DELIVERED, status=200)
+    [second] = await deliveries.receivers(1)
+    assert (second.url, second.open, second.delivered, second.status) == (URL + "/other", 0, 1, 200)
+    assert await ground.look.ttl(ground.key(k.RECEIVER, URL + "/other")) > 80_000
+    assert await ground.look.ttl(ground.key(k.RECEIVER, URL)) == -1, "something is open there"
 
 
 async def test_the_job_stays_until_its_delivery_has_ended(ground: Ground) -> None:
@@ -263,8 +341,10 @@ async def test_sending_again(ground: Ground) -> None:
     deliveries = ground.store.deliveries
     job_id = await job(ground)
     evt = f"evt_{job_id}_1"
+    assert await deliveries.redeliver(evt) is Redelivered.WAITING, "it is on its way"
+    await settle(ground, await begin(ground, evt, 1), Outcome.FAILED, delay=50.0)
     assert await deliveries.redeliver(evt) is Redelivered.SENT, "an open one is tried at once"
-    attempt = await again(ground, evt)
+    attempt = await begin(ground, evt, 2)
     assert await deliveries.redeliver(evt) is Redelivered.WAITING
     await settle(ground, attempt, Outcome.DELIVERED)
     assert await deliveries.redeliver(evt) is Redelivered.SENT
@@ -274,43 +354,56 @@ async def test_sending_again(ground: Ground) -> None:
         assert await settle(ground, attempt, outcome) is after
         assert await deliveries.open(job_id) == []
     assert await deliveries.redeliver(f"evt_{job_id}_9") is Redelivered.UNKNOWN
-    assert len(await deliveries.log(job_id)) == 3
+    assert len(await deliveries.log(job_id)) == 4
 
 
-class TestSweep:
+class TestCall:
+    """What is looked after where an attempt, or arq, was lost."""
+
+    async def overdue(self, ground: Ground, *deliveries: str) -> list[str]:
+        """A look, as if the places of these had been given long ago."""
+        for one in deliveries:
+            await ground.look.zadd(ground.key(k.BUSY, URL), {one: 1}, xx=True)
+        await ground.look.zadd(ground.key(k.CALLS), {URL: 1}, xx=True)
+        return await ground.store.deliveries.call()
+
     async def test_what_is_on_its_way_is_left_alone(self, ground: Ground) -> None:
         job_id = await job(ground)
-        assert await ground.store.deliveries.sweep() == []
+        assert await self.overdue(ground, f"evt_{job_id}_1") == [], "arq is behind"
+        assert await sent(ground) == [(f"evt_{job_id}_1", 1)]
+        assert await ground.look.zscore(ground.key(k.CALLS), URL) > time.time() * 1000
         await begin(ground, f"evt_{job_id}_1", 1)
-        assert await ground.store.deliveries.sweep() == []
+        assert await self.overdue(ground) == []
 
     async def test_a_lost_arq_job_is_written_anew(self, ground: Ground) -> None:
         job_id = await job(ground)
         await ground.look.delete(f"arq:job:{ground.key(k.ARQ)}:evt_{job_id}_1:1")
-        assert await ground.store.deliveries.sweep() == [f"evt_{job_id}_1"]
+        assert await self.overdue(ground, f"evt_{job_id}_1") == [f"evt_{job_id}_1"]
         assert await sent(ground) == [(f"evt_{job_id}_1", 2)]
-        assert await ground.store.deliveries.sweep() == []
+        assert await self.overdue(ground) == []
 
     async def test_an_arq_job_that_died_before_its_attempt_is_written_anew(self, ground: Ground) -> None:
         job_id = await job(ground)
         await ground.look.set(f"arq:in-progress:{ground.key(k.ARQ)}:evt_{job_id}_1:1", 1, ex=60)
-        assert await ground.store.deliveries.sweep() == [f"evt_{job_id}_1"]
+        assert await self.overdue(ground, f"evt_{job_id}_1") == [f"evt_{job_id}_1"]
 
-    async def test_a_lost_attempt_is_made_anew(self, ground: Ground) -> None:
-        job_id = await job(ground)
+    async def test_a_lost_attempt_is_made_anew_and_others_get_its_place(self, ground: Ground) -> None:
+        jobs = [await job(ground) for _ in range(5)]
         short = Pace(lease=0.01)
-        lost = await begin(ground, f"evt_{job_id}_1", 1, short)
+        attempts = [await begin(ground, f"evt_{one}_1", 1, short) for one in jobs[:4]]
+        lost: list[str] = []
         async with asyncio.timeout(10):
-            while not await ground.store.deliveries.sweep():
-                pass
-        assert await settle(ground, lost, Outcome.DELIVERED) is After.STALE
-        made = await begin(ground, f"evt_{job_id}_1", 2)
+            while len(lost) < 4:
+                lost += await self.overdue(ground)
+        assert await settle(ground, attempts[0], Outcome.DELIVERED) is After.STALE
+        assert await newest(ground, f"evt_{jobs[4]}_1") == 1
+        made = await begin(ground, f"evt_{jobs[0]}_1", 2)
         assert made.number == 1
 
     async def test_a_held_attempt_is_not_lost(self, ground: Ground) -> None:
         job_id = await job(ground)
         attempt = await begin(ground, f"evt_{job_id}_1", 1, Pace(lease=5.0))
         assert await ground.store.deliveries.hold([attempt], 60.0) == {attempt.id}
-        assert await ground.look.zscore(ground.key(k.DELIVERIES), attempt.id) > (attempt.now + 30) * 1000
+        assert await ground.look.zscore(ground.key(k.BUSY, URL), attempt.id) > (attempt.now + 30) * 1000
         await settle(ground, attempt, Outcome.DELIVERED)
         assert await ground.store.deliveries.hold([attempt], 60.0) == set()

@@ -6,12 +6,14 @@
 local evt, now = ARGV[1], clock()
 local d = delivery_read(evt)
 if not d then return 'unknown' end
-if d.inflight then return 'waiting' end
+if redis.call('ZSCORE', k_busy(d.url), evt) then return 'waiting' end
 if not d.ending then
   if redis.call('ZRANGE', k_outbox(d.job), 0, 0)[1] ~= evt then return 'waiting' end
 else
   redis.call('HSET', k_delivery(evt), 'again', 1)
   redis.call('PEXPIRE', k_delivery(evt), ENDED_MS)
+  redis.call('ZADD', k_deliveries(), now, evt)
 end
-send(evt, now, now)
+line_up(evt, d.url, AT_ONCE)
+fill(d.url, now)
 return 'sent'

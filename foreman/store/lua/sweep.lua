@@ -1,39 +1,26 @@
--- Have those deliveries tried again that nobody tries although their moment is over.
--- 1. ended  2. its attempt's lease lives  3. its attempt is lost: a new one  4. it waits in line, and an attempt under way
--- there will call it  5. arq is behind: look later  6. its arq job is lost: a new one
+-- Give those a last attempt that a broken receiver has put off for longer than their schedule takes.
+-- 1. ended  2. it waits for nothing but its receiver: a last attempt, now  3. looked at again later
 -- KEYS[1] the pool's prefix
--- ARGV    1 ms after its moment from which one counts as forgotten  2 how many at most
--- returns the deliveries that were sent anew
+-- ARGV    1 ms that the schedule takes at most  2 how many at most
+-- returns the deliveries that are tried for the last time
 -- include: clock, outbox
-local slack, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
-local now, sent = clock(), {}
+local span, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
+local again = math.min(60000, math.floor(span / 10)) -- until one is looked at once more
+local now, called = clock(), {}
 
--- Written, and not begun: a begun one without an attempt under way died before it came to that.
-local function arq_waits(evt, ticket)
-  local id = arq_id(evt, ticket)
-  return redis.call('ZSCORE', k_arq(), id) and redis.call('EXISTS', 'arq:job:' .. id) == 1
-    and redis.call('EXISTS', 'arq:in-progress:' .. id) == 0
-end
-
-for _, evt in ipairs(redis.call('ZRANGEBYSCORE', k_deliveries(), '-inf', now, 'LIMIT', 0, limit)) do
+for _, evt in ipairs(redis.call('ZRANGEBYSCORE', k_deliveries(), '-inf', now - span, 'LIMIT', 0, limit)) do
   local d = delivery_read(evt)
-  local lease = d and d.inflight and tonumber(redis.call('ZSCORE', k_busy(d.url), evt) or '0')
+  local since = d and tonumber(redis.call('ZSCORE', k_waiting(d.url), evt) or '')
   if not d or (d.ending and not d.again) then
     redis.call('ZREM', k_deliveries(), evt)
-  elseif lease and lease > now then
-    redis.call('ZADD', k_deliveries(), lease, evt)
-  elseif lease then
-    redis.call('ZREM', k_busy(d.url), evt)
-    redis.call('HDEL', k_delivery(evt), 'inflight')
-    send(evt, now, now)
-    sent[#sent + 1] = evt
-  elseif redis.call('ZSCORE', k_waiting(d.url), evt) and redis.call('ZCOUNT', k_busy(d.url), '(' .. now, '+inf') > 0 then
-    redis.call('ZADD', k_deliveries(), now + LINE_MS, evt)
-  elseif arq_waits(evt, d.ticket) then
-    redis.call('ZADD', k_deliveries(), now + slack, evt)
   else
-    send(evt, now, now)
-    sent[#sent + 1] = evt
+    redis.call('ZADD', k_deliveries(), now - span + again, evt)
+    if since and since <= now and redis.call('HEXISTS', k_receiver(d.url), 'probe_at') == 1 then
+      redis.call('HSET', k_delivery(evt), 'final', 1)
+      line_up(evt, d.url, AT_ONCE)
+      fill(d.url, now)
+      called[#called + 1] = evt
+    end
   end
 end
-return sent
+return called

@@ -1,43 +1,115 @@
--- Deliveries of webhooks: per job a lane in order of seq, of which only the head is ever tried. Where it is due, an arq
--- job is written in arq's own spelling, in the same step as what made it due; only the newest ticket of a delivery counts.
+-- Deliveries of webhooks: per job a lane in order of seq, of which only the head is ever tried; per URL a line of such
+-- heads and a few places. A place is taken in the step that hands a delivery to arq (an arq job in arq's own spelling, run
+-- at once) and given on in the step that ends the attempt: so arq never holds more of one URL than that URL bears, and
+-- thousands that wait for one receiver delay nobody else's. Only the newest ticket of a delivery counts.
+local PLACES = 4 -- at a URL
+local HANDED_MS = 10000 -- after which somebody looks whether arq still has what it was handed
+local FIRST = 50 -- of a line that are looked at, where the jobs of some are being told already
+local AT_ONCE = 0 -- a moment before all others: what not even a broken receiver puts off
 local ARQ_MS = 86400000 -- an arq job is kept this much longer than its moment
 local LOG_MS = 604800000
 local LOG = 1000
 local ENDED_MS = 86400000 -- an ended delivery can be sent again for a day
-local RECEIVER_MS = 86400000
-local LINE_MS = 60000 -- after which the sweeper looks whether anybody is left to call the next one
+local RECEIVER_MS = 86400000 -- what is known of a receiver, from its last open delivery on
+local RECEIVERS = 1000
 local SHOWN = {'state', 'previous_state', 'seq', 'attempt', 'epoch', 'surface', 'endpoint', 'model', 'lane', 'slot',
   'priority', 'target', 'target_only', 'caller', 'created_at', 'due', 'deadline', 'started_at', 'finished_at', 'claimed_at',
   'error', 'usage', 'timings', 'metadata', 'not_before', 'retry_of', 'artifacts'}
 
 local function delivery_read(evt)
   local v = redis.call('HMGET', k_delivery(evt), 'job', 'seq', 'state', 'url', 'tries', 'ticket', 'time', 'ending', 'again',
-    'inflight')
+    'inflight', 'final')
   if not v[1] then return nil end
   return {
     id = evt, job = v[1], seq = v[2], state = v[3], url = v[4], tries = tonumber(v[5]), ticket = v[6], time = tonumber(v[7]),
-    ending = v[8], again = v[9], inflight = v[10],
+    ending = v[8], again = v[9], inflight = v[10], final = v[11],
     last = v[3] == 'done' or v[3] == 'failed' or v[3] == 'cancelled',
   }
 end
 
 local function arq_id(evt, ticket) return k_arq() .. ':' .. evt .. ':' .. ticket end
 
--- Have it tried at `at` (ms): a new ticket, and the arq job for it.
-local function send(evt, at, now)
-  local ticket = redis.call('HINCRBY', k_delivery(evt), 'ticket', 1)
-  local id = arq_id(evt, ticket)
-  redis.call('PSETEX', 'arq:job:' .. id, at - now + ARQ_MS,
-    '{"t":null,"f":"deliver","a":["' .. evt .. '",' .. ticket .. '],"k":{},"et":' .. now .. '}')
-  redis.call('ZADD', k_arq(), at, id)
-  redis.call('ZADD', k_deliveries(), at, evt)
+-- A place at its receiver, a new ticket, and the arq job for it.
+local function hand(d, now)
+  local ticket = redis.call('HINCRBY', k_delivery(d.id), 'ticket', 1)
+  local id = arq_id(d.id, ticket)
+  redis.call('PSETEX', 'arq:job:' .. id, ARQ_MS,
+    '{"t":null,"f":"deliver","a":["' .. d.id .. '",' .. ticket .. '],"k":{},"et":' .. now .. '}')
+  redis.call('ZADD', k_arq(), now, id)
+  redis.call('ZREM', k_waiting(d.url), d.id)
+  redis.call('ZADD', k_busy(d.url), now + HANDED_MS, d.id)
 end
 
--- Wait for a place at a receiver that has as many attempts as it bears: an attempt's end there calls the next one.
-local function line_up(evt, url, now)
-  redis.call('ZADD', k_waiting(url), 'NX', now, evt)
-  redis.call('PEXPIRE', k_waiting(url), RECEIVER_MS)
-  redis.call('ZADD', k_deliveries(), now + LINE_MS, evt)
+-- Written, and not begun: a begun one without an attempt under way died before it came to that.
+local function arq_waits(d)
+  local id = arq_id(d.id, d.ticket)
+  return redis.call('ZSCORE', k_arq(), id) and redis.call('EXISTS', 'arq:job:' .. id) == 1
+    and redis.call('EXISTS', 'arq:in-progress:' .. id) == 0
+end
+
+-- Places whose time is over. 1. arq is behind: it keeps its place  2. the attempt or the arq job is lost: in line again
+local function take_back(url, now)
+  local lost = {}
+  for _, evt in ipairs(redis.call('ZRANGEBYSCORE', k_busy(url), '-inf', now)) do
+    local d = delivery_read(evt)
+    if d and not d.inflight and arq_waits(d) then
+      redis.call('ZADD', k_busy(url), now + HANDED_MS, evt)
+    else
+      redis.call('ZREM', k_busy(url), evt)
+      if d and (not d.ending or d.again) then
+        redis.call('HDEL', k_delivery(evt), 'inflight')
+        redis.call('ZADD', k_waiting(url), (d.again or d.final) and AT_ONCE or now, evt)
+        lost[#lost + 1] = evt
+      end
+    end
+  end
+  return lost
+end
+
+-- Give the free places of a receiver to those that have waited longest there, and note when to look again (`call`).
+-- 1. one attempt per job at a time  2. a receiver that failed too often gets one each gap, and what is AT_ONCE
+-- returns the deliveries whose attempts were lost
+local function fill(url, now)
+  local lost = take_back(url, now)
+  local told, taken, look = {}, 0, math.huge
+  local busy = redis.call('ZRANGE', k_busy(url), 0, -1, 'WITHSCORES')
+  for i = 1, #busy, 2 do
+    told[string.match(busy[i], '^evt_(.*)_%d+$')] = true
+    taken = taken + 1
+    look = math.min(look, tonumber(busy[i + 1]))
+  end
+  local breaker = redis.call('HMGET', k_receiver(url), 'probe_at', 'gap')
+  local probe_at = tonumber(breaker[1] or '')
+  local due = taken < PLACES and redis.call('ZRANGEBYSCORE', k_waiting(url), '-inf', now, 'WITHSCORES', 'LIMIT', 0, FIRST) or {}
+  for i = 1, #due, 2 do
+    local d = delivery_read(due[i])
+    local put_off = probe_at and tonumber(due[i + 1]) ~= AT_ONCE
+    if not d or (d.ending and not d.again) then
+      redis.call('ZREM', k_waiting(url), due[i])
+    elseif put_off and probe_at > now then
+      look = math.min(look, probe_at)
+      break
+    elseif not told[d.job] and taken < PLACES then
+      if put_off then
+        probe_at = now + tonumber(breaker[2])
+        redis.call('HSET', k_receiver(url), 'probe_at', probe_at)
+      end
+      hand(d, now)
+      told[d.job] = true
+      taken = taken + 1
+      look = math.min(look, now + HANDED_MS)
+    end
+  end
+  if taken < PLACES then
+    local later = redis.call('ZRANGEBYSCORE', k_waiting(url), '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    if later then look = math.min(look, math.max(tonumber(later), probe_at or 0)) end
+  end
+  if look < math.huge then
+    redis.call('ZADD', k_calls(), look, url)
+  else
+    redis.call('ZREM', k_calls(), url)
+  end
+  return lost
 end
 
 -- A line of the log. attempt 0: none was made, and err says why.
@@ -65,24 +137,40 @@ local function go_when_told(id)
 end
 
 local function close(d, ending)
-  redis.call('HSET', k_delivery(d.id), 'ending', ending)
-  redis.call('HDEL', k_delivery(d.id), 'inflight', 'again')
-  redis.call('PEXPIRE', k_delivery(d.id), ENDED_MS)
+  local key = k_delivery(d.id)
+  redis.call('HSET', key, 'ending', ending)
+  redis.call('HDEL', key, 'inflight', 'again', 'final')
+  redis.call('PEXPIRE', key, ENDED_MS)
   redis.call('DEL', k_delivery_body(d.id))
   redis.call('ZREM', k_outbox(d.job), d.id)
   redis.call('ZREM', k_deliveries(), d.id)
   redis.call('ZREM', k_waiting(d.url), d.id)
+  redis.call('ZREM', k_busy(d.url), d.id)
+  if not d.ending and redis.call('HINCRBY', k_receiver(d.url), 'open', -1) <= 0 then
+    redis.call('PEXPIRE', k_receiver(d.url), RECEIVER_MS)
+  end
   go_when_told(d.job)
 end
 
--- The next of the job's lane, not before `at`.
-local function send_next(job, at, now)
+-- Into the receiver's line, from `at` (ms) on. The caller fills the receiver's places afterwards.
+local function line_up(evt, url, at) redis.call('ZADD', k_waiting(url), at, evt) end
+
+-- The next of the job's lane, not before `at`: its turn begins.
+local function send_next(job, url, at, now)
   local head = redis.call('ZRANGE', k_outbox(job), 0, 0)[1]
-  if head then send(head, math.max(at, now), now) end
+  if not head then return end
+  redis.call('ZADD', k_deliveries(), math.max(at, now), head)
+  line_up(head, url, math.max(at, now))
+end
+
+local function note_receiver(url, now)
+  redis.call('ZADD', k_receivers(), now, url)
+  redis.call('ZREMRANGEBYRANK', k_receivers(), 0, -RECEIVERS - 1)
+  redis.call('PEXPIRE', k_receivers(), LOG_MS)
 end
 
 -- The event that has just been written, on its way to the job's URL where it has one that wants it.
--- 1. the lane was empty: tried at once, or in line behind others at that URL  2. its head failed and is no end: superseded, tried at once or when the receiver's
+-- 1. the lane was empty: in line  2. its head failed and is no end: superseded; in line now, or when the receiver's
 -- Retry-After is over  3. it waits for its turn
 local function tell(id, seq, state, now)
   local v = redis.call('HMGET', k_job(id), 'state_webhook_url', 'webhook_events', 'webhook_over')
@@ -96,21 +184,24 @@ local function tell(id, seq, state, now)
   redis.call('HSET', k_delivery(evt), 'job', id, 'seq', seq, 'state', state, 'url', url, 'tries', 0, 'ticket', 0,
     'time', now, 'snapshot', cjson.encode(shown))
   redis.call('ZADD', k_outbox(id), seq, evt)
+  redis.call('ZADD', k_deliveries(), now, evt)
+  redis.call('HINCRBY', k_receiver(url), 'open', 1)
+  redis.call('PERSIST', k_receiver(url))
+  note_receiver(url, now)
   local head = redis.call('ZRANGE', k_outbox(id), 0, 0)[1]
+  local d = head ~= evt and delivery_read(head)
   if head == evt then
-    -- where others wait already, an arq job would only find that out: a burst to one URL must not keep arq from the rest
-    if redis.call('EXISTS', k_waiting(url)) == 1 then return line_up(evt, url, now) end
-    return send(evt, now, now)
-  end
-  local d = delivery_read(head)
-  if not d then
+    line_up(evt, url, now)
+  elseif not d then
     redis.call('ZREM', k_outbox(id), head)
-    return send_next(id, now, now)
-  end
-  if d.tries > 0 and not d.last and not d.inflight then
+    send_next(id, url, now, now)
+  elseif d.tries > 0 and not d.last and not d.inflight then
     local hold = tonumber(redis.call('HGET', k_delivery(head), 'hold') or '0')
     note(d, now, 0, '', '', 'superseded', '')
     close(d, 'superseded')
-    send_next(id, hold, now)
+    send_next(id, url, hold, now)
+  else
+    return
   end
+  fill(url, now)
 end

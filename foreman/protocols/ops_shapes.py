@@ -1,4 +1,4 @@
-"""The shapes of what operators and machines ask: `/healthz`, `/readyz`, `/ops/state`.
+"""The shapes of what operators and machines ask: `/healthz`, `/readyz`, `/ops/…`.
 
 The OpenAPI page is made from these models, and a test holds the gateway's answers to them. More keys may stand beside
 those that are named, so that a newer gateway's answer is still one.
@@ -6,7 +6,7 @@ those that are named, so that a newer gateway's answer is still one.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -68,6 +68,14 @@ class RunningJob(_Shape):
     tokens_per_second: float | None
 
 
+class Pause(_Shape):
+    """What an operator wants of a target."""
+
+    since: Moment
+    until: Moment | None = Field(description="when it resumes by itself")
+    unload: bool = Field(description="it is to hold nothing meanwhile")
+
+
 class TargetState(_Shape):
     """A model server."""
 
@@ -75,6 +83,8 @@ class TargetState(_Shape):
     url: str
     kind: str
     state: str = Field(description="up, down or paused")
+    since: Moment
+    pause: Pause | None
     slots: int
     resident: list[ResidentLane]
     running: list[RunningJob]
@@ -82,16 +92,35 @@ class TargetState(_Shape):
 
 
 class LaneState(_Shape):
-    """A lane with queued jobs."""
+    """A lane with queued or running jobs, or one that is paused."""
 
     lane: str
     model: str
+    slot: str = Field(description="drain, or embed for the slot beside it")
     depth: int
     oldest_wait_seconds: float
-    bound_seconds: float | None
-    eta_seconds: float | None
+    oldest_since: Moment | None
+    bound_seconds: float | None = Field(description="what the oldest wait stays below, by the promise of no starvation")
+    eta_seconds: float | None = Field(description="until its first job works; null while it can't be told")
+    priority: str | None = Field(description="the class of the job that is due first")
     running: int
     paused: bool
+    paused_since: Moment | None
+    paused_until: Moment | None = Field(description="when it resumes by itself")
+
+
+class LanesMore(_Shape):
+    """Lanes without a row of their own, and the jobs in them."""
+
+    lanes: int
+    jobs: int
+
+
+class LaneList(_Shape):
+    """Lanes that have a word."""
+
+    lanes: list[LaneState]
+    lanes_more: LanesMore
 
 
 class WorkerState(_Shape):
@@ -126,7 +155,47 @@ class PoolState(_Shape):
     store: StoreState
     jobs: JobCounts
     targets: list[TargetState]
-    lanes: list[LaneState]
+    lanes: list[LaneState] = Field(description="the deepest and those that are due first, 200 at most")
+    lanes_more: LanesMore
+    as_of: Moment | None = Field(description="while the store is away: of when this is")
     workers: list[WorkerState]
     gateways: list[GatewayState]
     ledger: Ledger
+
+
+class Paused(_Shape):
+    """A lane or a target after somebody paused or resumed it."""
+
+    kind: Literal["lane", "target"]
+    name: str
+    paused: bool
+    since: Moment | None
+    until: Moment | None = Field(description="when it resumes by itself; null: when somebody resumes it")
+    unload: bool = Field(description="the target holds nothing meanwhile")
+    changed: bool = Field(description="false for a resume of what was not paused")
+
+
+class Cleared(_Shape):
+    """What clearing a lane did."""
+
+    lane: str
+    cancelled: int
+    left: int = Field(description="jobs that came meanwhile")
+
+
+class Deed(_Shape):
+    """One thing that an operator did."""
+
+    id: str
+    time: Moment
+    who: str = Field(description="the name of the token; `operator` for FOREMAN_TOKEN, or where no token is set")
+    action: Literal["pause", "resume", "clear"]
+    kind: Literal["lane", "target"]
+    name: str
+    outcome: str
+
+
+class Audit(_Shape):
+    """What operators did, newest first."""
+
+    audit: list[Deed]

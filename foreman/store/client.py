@@ -26,6 +26,7 @@ from foreman.store.queue import Queue
 from foreman.store.roster import Limits
 from foreman.store.swaps import Swaps
 from foreman.store.url import StoreUrl, parse
+from foreman.store.views import Views
 from foreman.store.wire import Wire
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Store:
         self.queue = Queue(connection, pool, limits)
         self.deliveries = Deliveries(connection, pool)
         self.operators = Operators(connection, pool, limits)
+        self.views = Views(connection, pool, limits)
         self.answers = Answers(connection, self.queue.keys)
         self.swaps = Swaps(connection, self.queue.keys)
         self.findings = findings

@@ -17,6 +17,7 @@ from aiohttp import web
 
 import foreman
 from foreman.core.errors import Code, Failure
+from foreman.core.fairness import Policy
 from foreman.core.ids import UlidFactory
 from foreman.link.address import LinkTLS
 from foreman.link.server import LinkServer
@@ -25,9 +26,10 @@ from foreman.store.records import GatewayPresence
 from foreman.tasks import Tasks
 from foreman.web import openapi
 from foreman.web.auth import Gatekeeper
+from foreman.web.bounds import Bounds
 from foreman.web.call import Calls
 from foreman.web.connection import CallerConnection
-from foreman.web.dashboard.page import PATH
+from foreman.web.dashboard.markup import PATH
 from foreman.web.dashboard.site import Site, sign_in_page
 from foreman.web.ends import Ends
 from foreman.web.intake import Intake
@@ -36,9 +38,11 @@ from foreman.web.jobs_api import JobsAPI
 from foreman.web.middleware import Gate, tidy_headers
 from foreman.web.ollama_api import OllamaAPI
 from foreman.web.openai_api import OpenAIAPI
+from foreman.web.operators_api import OperatorsAPI
 from foreman.web.ops_api import OpsAPI
 from foreman.web.outlook import Outlooks
 from foreman.web.receivers import Receivers
+from foreman.web.snapshot import Snapshots
 from foreman.web.submission import Submission
 from foreman.web.waiting import Waiting
 
@@ -143,8 +147,11 @@ class Gateway:
         JobsAPI(self._store, submission, outlooks, self.ends).add_routes(app.router)
         app.router.add_get(openapi.PATH, openapi.serve)
         findings = tuple(finding.message for finding in self._store.findings)
-        OpsAPI(self._store.queue, self.inventory, self.calls, findings).add_routes(app.router)
-        Site(self._store.queue, self.inventory, keeper, findings).add_routes(app.router)
+        bounds = Bounds(Policy(swap_budget=self.settings.swap_budget), lambda: self.waiting.run_seconds)
+        snapshots = Snapshots(self._store, self.inventory, outlooks, bounds, findings)
+        OpsAPI(snapshots, self.calls).add_routes(app.router)
+        OperatorsAPI(self._store, self.inventory).add_routes(app.router)
+        Site(self._store.queue, snapshots, keeper).add_routes(app.router)
         return app
 
     async def _listen(self) -> None:

@@ -27,6 +27,10 @@ _ANSWERS: Final = (
         ops_shapes.Health,
         ops_shapes.Ready,
         ops_shapes.PoolState,
+        ops_shapes.LaneList,
+        ops_shapes.Paused,
+        ops_shapes.Cleared,
+        ops_shapes.Audit,
     ),
 )
 _WHY: Final = {
@@ -87,6 +91,15 @@ _LINKS: Final = {
 }
 _BYTES: Final = {"type": "string", "format": "binary"}
 
+_FOR: Final = (
+    "for",
+    {"type": "string", "examples": ["2h"]},
+    "Resume by itself after so long: a number with ms, s, m or h, at most 30 days",
+)
+_UNLOAD: Final = ("unload", {"enum": ["true", "false"]}, "Free the GPU: all that was loaded is unloaded, and stays out")
+_PAUSED: Final = {200: _ref("Paused")}
+_LIMIT: Final = ("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "So many at most")
+
 _OPERATIONS: Final = (
     _Operation(
         "post", "/jobs", "submit", "Queue a job", _SUBMITTED, (400, 404, 408, 413, 422),
@@ -121,6 +134,27 @@ _OPERATIONS: Final = (
         "post", "/deliveries/{delivery}/redeliver", "redeliver", "Send an event again", {202: _ref("Redelivery")}, (404,)
     ),
     _Operation("get", "/ops/state", "state", "The whole pool at one moment", {200: _ref("PoolState")}),
+    _Operation(
+        "get", "/ops/lanes", "lanes", "The lanes that have a word in their model or key", {200: _ref("LaneList")}, (422,),
+        query=(
+            ("search", {"type": "string"}, "The word, in any case"),
+            ("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 200}, "So many at most"),
+        ),
+    ),
+    _Operation("post", "/ops/lanes/{lane}/pause", "pauseLane", "Start nothing more of a lane", _PAUSED, (404, 422), query=(_FOR,)),
+    _Operation("post", "/ops/lanes/{lane}/resume", "resumeLane", "Let a lane go on", _PAUSED, (404,)),
+    _Operation(
+        "post", "/ops/lanes/{lane}/clear", "clearLane", "Cancel all that is queued in a lane",
+        {200: _ref("Cleared")}, (404,),
+    ),
+    _Operation(
+        "post", "/ops/targets/{target}/pause", "pauseTarget", "Start nothing more on a target", _PAUSED, (404, 422),
+        query=(_FOR, _UNLOAD),
+    ),
+    _Operation("post", "/ops/targets/{target}/resume", "resumeTarget", "Let a target go on", _PAUSED, (404,)),
+    _Operation(
+        "get", "/ops/audit", "audit", "What operators did, newest first", {200: _ref("Audit")}, (422,), query=(_LIMIT,)
+    ),
     _Operation("get", "/healthz", "health", "Is it alive?", {200: _ref("Health")}, open=True),
     _Operation("get", "/readyz", "ready", "Does it take calls?", {200: _ref("Ready"), 503: _ref("Ready")}, open=True),
 )  # fmt: skip

@@ -1,14 +1,17 @@
-"""The pool at one moment as one JSON value: what `/ops/state` answers and the page shows.
+"""The pool at one moment as one JSON value: what `/ops/state` answers, `/ops/events` follows and the page shows.
 
-web/ops_api.py calls me. I read the store's counts, lanes, running jobs and inventories and this gateway's health; I
-change nothing and decide nothing.
+web/ops_api.py, web/feed.py and the page ask me. I read the store's counts, lanes, running jobs, pauses and inventories
+and this gateway's health; I change nothing and decide nothing. However many lanes there are, I show LANES of them and
+count the rest.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import foreman
 from foreman.core.jobs import Slot
@@ -18,80 +21,168 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from foreman.core.jobs import Job
-    from foreman.store.queue import Queue
-    from foreman.store.records import Counts, LaneFacts, TargetStatus
+    from foreman.store.client import Store
+    from foreman.store.records import Counts, Pause, SwapLedger, TargetStatus
+    from foreman.store.views import Glance, LaneGlance
+    from foreman.web.bounds import Bounds
     from foreman.web.inventory import Inventory
+    from foreman.web.outlook import Outlooks
 
-_NO_JOBS = {"queued": 0, "loading": 0, "working": 0, "done": 0, "failed": 0, "cancelled": 0}
+LANES: Final = 200
+"""Rows of the lanes' table at most."""
+_NO_JOBS: Final = {"queued": 0, "loading": 0, "working": 0, "done": 0, "failed": 0, "cancelled": 0}
 
 
-async def state(queue: Queue, inventory: Inventory) -> dict[str, Any]:
-    """The value of `GET /ops/state` (docs/api.md). With the store away: what was known last, and no jobs."""
-    base: dict[str, Any] = {"now": stamp(time.time()), "version": foreman.__version__}
-    try:
+@dataclass(slots=True)
+class Snapshots:
+    """The snapshots of one gateway."""
+
+    store: Store
+    inventory: Inventory
+    outlooks: Outlooks
+    bounds: Bounds
+    findings: Iterable[str] = ()
+    """What was seen of the store that should be put right."""
+    _last: dict[str, Any] = field(default_factory=dict)
+    """What was seen last while the store answered."""
+
+    async def state(self) -> dict[str, Any]:
+        """The value of `GET /ops/state` (docs/api.md). With the store away: what was known last, and since when."""
+        base: dict[str, Any] = {"now": stamp(time.time()), "version": foreman.__version__}
+        try:
+            seen = await self._seen()
+        except StoreUnavailableError as error:
+            last = self._last or {
+                "jobs": dict(_NO_JOBS),
+                "targets": [_target(target, []) for target in self.inventory.targets],
+                "lanes": [],
+                "lanes_more": {"lanes": 0, "jobs": 0},
+                "workers": [],
+                "gateways": [],
+                "ledger": _ledger(None, self.inventory.targets),
+                "as_of": None,
+            }
+            away = {"store": {"status": "unavailable", "latency_ms": None, "error": error.message}}
+            return base | last | away
+        self._last = {name: value for name, value in seen.items() if name != "store"} | {"as_of": base["now"]}
+        return base | self._last | {"store": seen["store"]}
+
+    async def lanes(self, most: int, word: str) -> dict[str, Any]:
+        """The lanes whose model or key has `word`, and how many more there are. Raises StoreUnavailableError."""
+        await self.inventory.fresh()
+        queue, operators = self.store.queue, self.store.operators
+        glance, running, pauses = await asyncio.gather(
+            self.store.views.lanes(most, word), queue.running(), operators.pauses()
+        )
+        low = word.lower()
+        rows = await self._lanes(glance, running, pauses)
+        shown = [row for row in rows if low in row["lane"].lower() or low in row["model"].lower()]
+        return {"lanes": shown[:most], "lanes_more": _more(glance)}
+
+    async def _seen(self) -> dict[str, Any]:
+        """What the store says now. Raises StoreUnavailableError."""
+        store, queue = self.store, self.store.queue
         latency = await queue.ping()
-        targets = await inventory.fresh(0.0)
-        counts = await queue.counts()
-        drain, embed = await queue.survey(Slot.DRAIN), await queue.survey(Slot.EMBED)
-        running = await queue.running()
-        workers, gateways = await queue.workers(), await queue.gateways()
-    except StoreUnavailableError as error:
-        return base | {
-            "store": {"status": "unavailable", "latency_ms": None, "error": error.message},
-            "jobs": dict(_NO_JOBS),
-            "targets": [_target(target, []) for target in inventory.targets],
-            "lanes": [],
-            "workers": [],
-            "gateways": [],
-            "ledger": _ledger(inventory.targets),
+        targets = await self.inventory.fresh(0.0)
+        counts, glance, running, pauses = await asyncio.gather(
+            queue.counts(), store.views.lanes(LANES), queue.running(), store.operators.pauses()
+        )
+        workers, gateways, ledger = await asyncio.gather(queue.workers(), queue.gateways(), store.swaps.ledger())
+        return {
+            "store": {"status": "ok", "latency_ms": round(latency * 1000, 3)},
+            "jobs": _jobs(counts),
+            "targets": [_target(target, running) for target in targets],
+            "lanes": (await self._lanes(glance, running, pauses))[:LANES],
+            "lanes_more": _more(glance),
+            "workers": [
+                {
+                    "id": worker.id,
+                    "target": name,
+                    "since": stamp(worker.since),
+                    "version": worker.version,
+                    "lease_seconds": round(max(0.0, worker.expires - glance.now), 1),
+                    "unreachable": list(worker.unreachable),
+                }
+                for worker in workers
+                for name in worker.targets or (None,)
+            ],
+            "gateways": [
+                {
+                    "id": gateway.id,
+                    "callers": gateway.callers,
+                    "since": stamp(gateway.since),
+                    "version": gateway.version,
+                }
+                for gateway in gateways
+            ],
+            "ledger": _ledger(ledger, targets),
         }
-    return base | {
-        "store": {"status": "ok", "latency_ms": round(latency * 1000, 3)},
-        "jobs": _jobs(counts),
-        "targets": [_target(target, running) for target in targets],
-        "lanes": [
-            *(_lane(lane, drain.now, running, "drain") for lane in drain.lanes),
-            *(_lane(lane, embed.now, running, "embed") for lane in embed.lanes),
-        ],
-        "workers": [
-            {"id": worker.id, "target": name, "since": stamp(worker.since), "unreachable": list(worker.unreachable)}
-            for worker in workers
-            for name in worker.targets or (None,)
-        ],
-        "gateways": [
-            {"id": gateway.id, "callers": gateway.callers, "since": stamp(gateway.since)} for gateway in gateways
-        ],
-        "ledger": _ledger(targets),
-    }
 
+    async def _lanes(self, glance: Glance, running: list[Job], pauses: list[Pause]) -> list[dict[str, Any]]:
+        """Lanes with queued jobs first; then those that only run, and those that are paused with nothing in them."""
+        held = {pause.name: pause for pause in pauses if pause.kind == "lane"}
+        counts: dict[tuple[str, str], int] = {}
+        models: dict[tuple[str, str], str] = {}
+        for job in running:
+            key = (job.lane, job.slot.value)
+            counts[key] = counts.get(key, 0) + 1
+            models.setdefault(key, job.model)
+        bounds = self.bounds.of(glance, self.inventory.targets)
+        rows = []
+        for lane in glance.lanes:
+            key = (lane.lane, lane.slot.value)
+            eta = None if lane.lane in held else await self._eta(lane)
+            rows.append(
+                _row(*key, lane.model, counts.pop(key, 0), held.get(lane.lane))
+                | {
+                    "depth": lane.depth,
+                    "oldest_wait_seconds": round(max(0.0, glance.now - lane.oldest_since), 3),
+                    "oldest_since": stamp(lane.oldest_since),
+                    "bound_seconds": bounds.get(key),
+                    "eta_seconds": eta,
+                    "priority": lane.head_class.word,
+                }
+            )
+        rows += [
+            _row(*key, models[key], count, held.get(key[0]))
+            for key, count in sorted(counts.items())
+            if key[1] != Slot.SIDE.value
+        ]
+        shown = {row["lane"] for row in rows}
+        rows += [_row(name, Slot.DRAIN.value, name, 0, held[name]) for name in sorted(held) if name not in shown]
+        return rows
 
-async def reasons(queue: Queue, inventory: Inventory, findings: Iterable[str]) -> list[str]:
-    """Why this pool is not at its best, one sentence each; empty when it is."""
-    if not inventory.store_answers():
-        failure = inventory.failure or inventory.unwritten
-        return [f"the store does not answer{f': {failure.message}' if failure else ''}"]
-    found = list(findings)
-    if not inventory.targets:
-        found.append("no worker has announced a target: start `foreman serve --role worker`")
-    for target in inventory.targets:
-        if target.state == "down":
-            why = f": {target.error}" if target.error else ""
-            found.append(f"target {target.name!r} ({target.url}) is down since {stamp(target.since)}{why}")
-        if not target.embed_fits:
-            found.append(
-                f"embeddings push out the chat model on target {target.name!r}: "
-                "allow two loaded models (OLLAMA_MAX_LOADED_MODELS), or give embeddings a target of their own"
-            )
-    try:
-        if not await queue.background_lives():
-            found.append(
-                "no background worker is alive, and webhooks wait for one: start `foreman serve --role background`"
-            )
-        for worker in await queue.workers():
-            found += [f"worker {worker.id} has no link to gateway {gateway}" for gateway in worker.unreachable]
-    except StoreUnavailableError as error:
-        found.append(f"the store does not answer: {error.message}")
-    return found
+    async def _eta(self, lane: LaneGlance) -> float | None:
+        return await self.outlooks.eta(lane.lane, lane.slot, lane.position, (), None)
+
+    async def reasons(self) -> list[str]:
+        """Why this pool is not at its best, one sentence each; empty when it is."""
+        inventory, queue = self.inventory, self.store.queue
+        if not inventory.store_answers():
+            failure = inventory.failure or inventory.unwritten
+            return [f"the store does not answer{f': {failure.message}' if failure else ''}"]
+        found = list(self.findings)
+        if not inventory.targets:
+            found.append("no worker has announced a target: start `foreman serve --role worker`")
+        for target in inventory.targets:
+            if target.state == "down":
+                why = f": {target.error}" if target.error else ""
+                found.append(f"target {target.name!r} ({target.url}) is down since {stamp(target.since)}{why}")
+            if not target.embed_fits:
+                found.append(
+                    f"embeddings push out the chat model on target {target.name!r}: "
+                    "allow two loaded models (OLLAMA_MAX_LOADED_MODELS), or give embeddings a target of their own"
+                )
+        try:
+            if not await queue.background_lives():
+                found.append(
+                    "no background worker is alive, and webhooks wait for one: start `foreman serve --role background`"
+                )
+            for worker in await queue.workers():
+                found += [f"worker {worker.id} has no link to gateway {gateway}" for gateway in worker.unreachable]
+        except StoreUnavailableError as error:
+            found.append(f"the store does not answer: {error.message}")
+        return found
 
 
 def stamp(moment: float) -> str:
@@ -103,6 +194,12 @@ def _jobs(counts: Counts) -> dict[str, int]:
     return {name: getattr(counts, name) for name in _NO_JOBS}
 
 
+def _more(glance: Glance) -> dict[str, int]:
+    """What has no row of its own."""
+    shown = glance.lanes
+    return {"lanes": glance.total - len(shown), "jobs": glance.jobs - sum(lane.depth for lane in shown)}
+
+
 def _target(target: TargetStatus, running: list[Job]) -> dict[str, Any]:
     published = {str(entry.get("job_id")): entry for entry in target.running}
     return {
@@ -111,10 +208,12 @@ def _target(target: TargetStatus, running: list[Job]) -> dict[str, Any]:
         "kind": target.kind,
         "state": target.state,
         "since": stamp(target.since),
+        "pause": None if target.pause is None else _pause(target.pause),
         "error": target.error,
         "version": target.version,
         "slots": target.slots,
         "places": target.places,
+        "embed_fits": target.embed_fits,
         "resident": [
             {"lane": held.get("lane"), "model": held.get("model"), "since": _stamped(held.get("since"))}
             for held in target.resident
@@ -125,6 +224,10 @@ def _target(target: TargetStatus, running: list[Job]) -> dict[str, Any]:
     }
 
 
+def _pause(pause: Pause) -> dict[str, Any]:
+    return {"since": stamp(pause.since), "until": _stamped(pause.until), "unload": pause.unload}
+
+
 def _running(job: Job, published: dict[str, Any]) -> dict[str, Any]:
     return {
         "job_id": job.id,
@@ -132,6 +235,8 @@ def _running(job: Job, published: dict[str, Any]) -> dict[str, Any]:
         "model": job.model,
         "endpoint": job.endpoint,
         "slot": job.slot.value,
+        "caller": job.caller,
+        "surface": job.surface.value,
         "state": job.state.value,
         "since": _stamped(job.claimed_at),
         "tokens": published.get("tokens"),
@@ -139,24 +244,41 @@ def _running(job: Job, published: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _lane(lane: LaneFacts, now: float, running: list[Job], slot: str) -> dict[str, Any]:
+def _row(lane: str, slot: str, model: str, running: int, pause: Pause | None) -> dict[str, Any]:
+    """A lane in which nothing is queued."""
     return {
-        "lane": lane.lane,
-        "model": lane.model,
+        "lane": lane,
+        "model": model,
         "slot": slot,
-        "depth": sum(lane.classes),
-        "oldest_wait_seconds": round(max(0.0, now - lane.head_enqueued_at), 3),
+        "depth": 0,
+        "oldest_wait_seconds": 0.0,
+        "oldest_since": None,
         "bound_seconds": None,
         "eta_seconds": None,
-        "running": sum(job.lane == lane.lane and job.slot.value == slot for job in running),
-        "paused": lane.paused,
+        "priority": None,
+        "running": running,
+        "paused": pause is not None,
+        "paused_since": None if pause is None else stamp(pause.since),
+        "paused_until": None if pause is None else _stamped(pause.until),
     }
 
 
-def _ledger(targets: Iterable[TargetStatus]) -> dict[str, Any]:
-    """What swapping cost. What FIFO would have cost is not reckoned yet, so it is not told."""
-    swaps = sum(target.swaps for target in targets)
-    return {"swaps": swaps, "fifo_swaps": None, "seconds_saved": None, "seconds_for_fairness": None}
+def _ledger(ledger: SwapLedger | None, targets: Iterable[TargetStatus]) -> dict[str, Any]:
+    """What swapping cost since the pool began, and what serving in order of arrival would have cost."""
+    told = sum(target.swaps for target in targets)  # by the workers that own them now
+    if ledger is None:
+        return {"swaps": told, "fifo_swaps": None, "seconds_saved": None, "seconds_for_fairness": None, "reasons": {}}
+    reasons: dict[str, int] = {}
+    for counted in ledger.by_target.values():
+        for reason, count in counted.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    return {
+        "swaps": max(ledger.swaps, told),
+        "fifo_swaps": ledger.fifo_swaps,
+        "seconds_saved": round(ledger.seconds_saved, 3),
+        "seconds_for_fairness": round(ledger.seconds_for_fairness, 3),
+        "reasons": reasons,
+    }
 
 
 def _stamped(moment: Any) -> str | None:

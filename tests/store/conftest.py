@@ -82,8 +82,7 @@ async def _may_live(ground: Ground, template: k.Template, key: str) -> bool:
     if template in {k.DELIVERY, k.DELIVERY_BODY}:
         return await look.zscore(ground.key(k.OUTBOX, rest[1].split("_")[1]), rest[1]) is not None
     if template is k.FACTS:
-        lane = ground.key(k.LANE, rest[1], rest[2])
-        return bool(await look.exists(lane)) or await look.hget(key, "paused") == "1"
+        return bool(await look.exists(ground.key(k.LANE, rest[1], rest[2])))
     if template in {k.WORKER, k.WORKER_JOBS, k.WORKER_TARGETS}:
         return await look.zscore(ground.key(k.WORKERS), rest[1]) is not None
     if template is k.GATEWAY_JOBS:

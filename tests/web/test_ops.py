@@ -170,16 +170,17 @@ async def test_the_snapshot_has_every_field_of_the_contract(gateway, worker, dia
     (job,) = target["running"]
     assert job.keys() >= {"job_id", "lane", "state", "since", "tokens", "tokens_per_second"}
     assert (job["job_id"], job["state"], job["tokens"], job["tokens_per_second"]) == (run.job.id, "working", 12, 3.5)
-    (lane,) = state["lanes"]
+    lane, runs = state["lanes"]
+    assert (runs["lane"], runs["depth"], runs["running"]) == (run.job.lane, 0, 1)
     assert lane.keys() >= {
         *("lane", "model", "depth", "oldest_wait_seconds", "bound_seconds", "eta_seconds", "running", "paused")
     }
     assert (lane["lane"], lane["model"], lane["depth"]) == ("d1d1d1d1d1d1d1d1?num_ctx=99", "m:latest", 1)
-    assert state["workers"] == [
-        {"id": "wk-1", "target": "gpu1", "since": state["workers"][0]["since"], "unreachable": []}
-    ]
+    (worker_state,) = state["workers"]
+    assert (worker_state["id"], worker_state["target"], worker_state["unreachable"]) == ("wk-1", "gpu1", [])
+    assert 0 < worker_state["lease_seconds"] <= 4
     assert [(entry["id"], entry["callers"]) for entry in state["gateways"]] == [(gateway.id, 2)]
-    assert state["ledger"].keys() == {"swaps", "fifo_swaps", "seconds_saved", "seconds_for_fairness"}
+    assert state["ledger"].keys() >= {"swaps", "fifo_swaps", "seconds_saved", "seconds_for_fairness"}
     assert state["ledger"]["swaps"] == 4
     await run.done(*LINES)
     assert (await running.reply()).complete

@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 
 from foreman.core.jobs import State
 from foreman.store.errors import StoreUnavailableError
-from foreman.web import auth, snapshot
+from foreman.web import auth
 from foreman.web.body import read_body
 from foreman.web.dashboard import page
 from foreman.web.dashboard.markup import PATH
@@ -24,12 +24,10 @@ from foreman.web.dashboard.overview import overview
 from foreman.web.middleware import CALLER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from foreman.core.errors import Failure
     from foreman.core.jobs import Job
     from foreman.store.queue import Queue
-    from foreman.web.inventory import Inventory
+    from foreman.web.snapshot import Snapshots
 
 SHOWN_JOBS: Final = 50
 SHOWN_FAILURES: Final = 10
@@ -74,10 +72,8 @@ class Site:
     """The page of one gateway."""
 
     queue: Queue
-    inventory: Inventory
+    snapshots: Snapshots
     keeper: auth.Gatekeeper
-    findings: Iterable[str] = ()
-    """What was seen of the store that should be put right."""
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Put all paths on the router."""
@@ -87,8 +83,8 @@ class Site:
 
     async def overview(self, request: web.Request) -> web.StreamResponse:
         """The page as it is at this moment."""
-        seen = await snapshot.state(self.queue, self.inventory)
-        reasons = await snapshot.reasons(self.queue, self.inventory, self.findings)
+        seen = await self.snapshots.state()
+        reasons = await self.snapshots.reasons()
         waiting: list[Job] = []
         failures: list[Job] = []
         try:

@@ -195,9 +195,6 @@ class TestClaim:
         await ground.submit()
         assert await ground.queue.claim(own, "lane-b", Slot.DRAIN, State.WORKING) is None
         assert await ground.queue.claim(own, "lane-a", Slot.EMBED, State.WORKING) is None
-        await ground.look.hset(ground.key(k.FACTS, "drain", "lane-a"), "paused", "1")
-        assert await ground.queue.claim(own, "lane-a", Slot.DRAIN, State.WORKING) is None
-        assert (await ground.queue.survey(Slot.DRAIN)).lanes[0].paused
 
     async def test_by_due_then_by_arrival(self, ground: Ground) -> None:
         own = await ground.owner()

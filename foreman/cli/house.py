@@ -90,9 +90,20 @@ class House:
                 "FOREMAN_REDIS_URL is wrong: use redis://host:6379/0, rediss://…, unix:///path or redis+sentinel://…"
             ) from None
         except StoreUnavailableError as error:
-            raise Failed(f"the store does not answer ({error}): start it, or correct FOREMAN_REDIS_URL") from None
+            raise _away(error) from None
         for finding in store.findings:
             log.warning("store.finding", message=finding.message)
+        try:
+            await self._start_roles(store)
+        except LinkSetupError as error:
+            raise Refusal(str(error)) from None
+        except StoreUnavailableError as error:  # gone again since, or it takes no writes
+            raise _away(error) from None
+        self._started = True
+        log.info("house.started", version=foreman.__version__, roles=sorted(self.roles), url=self.url)
+
+    async def _start_roles(self, store: Store) -> None:
+        """Raises LinkSetupError, StoreUnavailableError, Refusal."""
         local = LocalLink() if {Role.GATEWAY, Role.WORKER} <= self.roles else None
         if Role.BACKGROUND in self.roles:
             background = Background(self.settings, store)
@@ -101,14 +112,9 @@ class House:
         if Role.WORKER in self.roles:
             worker = self._worker = Worker(self.settings, store, f"wk-{self._name()}", local)
             self._parts.push_async_callback(self._stop, worker)
-            try:
-                await worker.start()
-            except LinkSetupError as error:
-                raise Refusal(str(error)) from None
+            await worker.start()
         if Role.GATEWAY in self.roles:
             await self._start_gateway(store, local)
-        self._started = True
-        log.info("house.started", version=foreman.__version__, roles=sorted(self.roles), url=self.url)
 
     async def stop(self, grace: float) -> None:
         """Leave: no new calls, what runs may end within `grace` seconds, the rest goes back to the queue."""
@@ -154,8 +160,6 @@ class House:
         self._parts.push_async_callback(self._stop, gateway)
         try:
             await gateway.start()
-        except LinkSetupError as error:
-            raise Refusal(str(error)) from None
         except OSError as error:
             raise Refusal(_bind_advice(self.settings, error)) from None
         self.url = gateway.url
@@ -164,6 +168,10 @@ class House:
         """Stop a part with what is left of the grace."""
         left = 0.0 if self._leave_by is None else max(0.0, self._leave_by - time.monotonic())
         await part.stop(left)
+
+
+def _away(error: StoreUnavailableError) -> Failed:
+    return Failed(f"the store does not answer ({error}): start it, or correct FOREMAN_REDIS_URL")
 
 
 def check_port(settings: Settings) -> None:

@@ -1,0 +1,434 @@
+"""What the store and the receivers say after a fault run, held against the ledger: each promise, and what breaks it.
+
+The run calls me once everything is quiet. I read the store past all wires, key by key, with my own copy of the table of
+legal moves, so that a mistake in foreman's is seen. What I return is a list of promises with their breaches.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from foreman.store.keys import PERMANENT, Keys
+from tests.faults.injectors import NUMBERS
+from tests.faults.ledger import Said
+from tests.faults.topology import POOL, WORKER_GRACE
+
+if TYPE_CHECKING:
+    from tests.faults.ledger import Ledger, Sent, Try
+    from tests.faults.topology import Topology
+    from tests.receivers import Receivers
+
+TERMINAL: Final = frozenset({"done", "failed", "cancelled"})
+EDGES: Final = {
+    "": {"queued"},
+    "queued": {"loading", "working", "failed", "cancelled"},
+    "loading": {"queued", "working", "failed", "cancelled"},
+    "working": {"queued", "done", "failed", "cancelled"},
+}
+RECOVERY: Final = 6.0
+HANDED_BACK: Final = 1.0
+"""Seconds, contract of docs/reliability.md."""
+SLACK: Final = 0.05
+"""Seconds by which two processes' readings of one clock may differ."""
+LOST: Final = frozenset({"poison", "interrupted"})
+TARGETS_OWN: Final = frozenset({"upstream_error", "upstream_truncated", "upstream_unreachable", "stalled"})
+OUTAGES: Final = ("SIGKILL store", "store full (OOM)", "store read-only", "zombie", "cable cut", "cable slow",
+                  "cable black hole", "cable black hole one way", "lease forgotten")  # fmt: skip
+"""What a span must be free of for its seconds to be judged."""
+
+
+@dataclass(slots=True)
+class Promise:
+    """One line of the table."""
+
+    name: str
+    seen: str = ""
+    """What was counted or measured."""
+    breaches: list[str] = field(default_factory=list)
+    unjudged: str = ""
+    """Why a time promise was not judged."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """A job as the store has it."""
+
+    id: str
+    row: dict[str, str]
+    events: list[dict[str, str]]
+    answer: str | None
+
+    @property
+    def end(self) -> str | None:
+        return self.row["state"] if self.row["state"] in TERMINAL else None
+
+    @property
+    def code(self) -> str:
+        return str(json.loads(self.row.get("error") or "{}").get("code", ""))
+
+    def claims(self) -> list[dict[str, str]]:
+        return [event for event in self.events if event["reason"] == "claimed"]
+
+
+async def read(pool: Topology) -> dict[str, Kept]:
+    """Every job of the store."""
+    found = {}
+    prefix = f"{pool.key}job:"
+    async for key in pool.look.scan_iter(match=f"{prefix}*", count=1000):
+        job_id = key.removeprefix(prefix)
+        if ":" in job_id:
+            continue
+        row = await pool.look.hgetall(key)
+        events = [dict(entry) for _, entry in await pool.look.xrange(f"{key}:events")]
+        answer = await pool.look.get(f"{key}:artifact:completion")
+        if "state" in row:
+            found[job_id] = Kept(job_id, row, events, answer)
+    return found
+
+
+class Judge:
+    """All checks of one run."""
+
+    def __init__(self, pool: Topology, ledger: Ledger, jobs: dict[str, Kept], naps: list[tuple[float, float]]) -> None:
+        self.pool = pool
+        self.ledger = ledger
+        self.jobs = jobs
+        self.naps = naps
+        """When the control process woke up late, and by how much, in seconds."""
+
+    def all(self) -> list[Promise]:
+        """The promises about jobs; those about webhooks and keys come from elsewhere."""
+        return [
+            self.lost(), self.one_end(), self.edges(), self.epochs(), self.splices(), self.stale(), self.explained(),
+            self.sockets(), self.idempotency(), self.again(), self.back(), self.handed_back(), self.processes(),
+        ]  # fmt: skip
+
+    # ------------------------------------------------------------------ exactly
+
+    def lost(self) -> Promise:
+        """Whatever was accepted is there, and has come to an end."""
+        promise = Promise("every accepted job has ended")
+        known = [(f"job {one.number}", one.job_id) for one in self.ledger.sent if one.job_id]
+        known += [(f"call {one.call}", one.job_id) for one in self.ledger.tries if one.job_id]
+        for name, job_id in known:
+            if job_id not in self.jobs:
+                promise.breaches.append(f"{name} ({job_id}) is not in the store")
+        promise.breaches += [f"{job.id} is {job.row['state']}" for job in self.jobs.values() if not job.end]
+        promise.seen = f"{len(known)} acknowledged, {len(self.jobs)} in the store, {len(promise.breaches)} lost"
+        return promise
+
+    def one_end(self) -> Promise:
+        promise = Promise("no job has two terminal states")
+        for job in self.jobs.values():
+            ends = [event["state"] for event in job.events if event["state"] in TERMINAL]
+            if len(ends) != 1 or job.events[-1]["state"] != ends[-1] or job.row["state"] != ends[-1]:
+                promise.breaches.append(f"{job.id}: events end in {ends}, the record says {job.row['state']}")
+        promise.seen = f"{len(promise.breaches)} of {len(self.jobs)} jobs"
+        return promise
+
+    def edges(self) -> Promise:
+        promise = Promise("no illegal edge")
+        count = 0
+        for job in self.jobs.values():
+            before = ""
+            for event in job.events:
+                count += 1
+                if event["state"] not in EDGES.get(before, set()) or event["previous_state"] != before:
+                    promise.breaches.append(f"{job.id}: {before or '-'} to {event['state']} ({event['reason']})")
+                before = event["state"]
+        promise.seen = f"{len(promise.breaches)} of {count} transitions"
+        return promise
+
+    def epochs(self) -> Promise:
+        """A claim's epoch is above all before it; none ever falls."""
+        promise = Promise("no epoch regression")
+        claims = 0
+        for job in self.jobs.values():
+            last = -1
+            for event in job.events:
+                if "epoch" not in event:  # written by an older version
+                    continue
+                epoch = int(event["epoch"])
+                claims += event["reason"] == "claimed"
+                if epoch < last or (event["reason"] == "claimed" and epoch == last):
+                    promise.breaches.append(f"{job.id}: epoch {epoch} after {last} ({event['reason']})")
+                last = max(last, epoch)
+            if int(job.row["epoch"]) < last:
+                promise.breaches.append(f"{job.id}: its record says {job.row['epoch']}, an event {last}")
+        promise.breaches += [line for line in self.ledger.trouble if line.startswith("target epoch")]
+        promise.seen = f"{len(promise.breaches)} in {claims} claims"
+        return promise
+
+    def splices(self) -> Promise:
+        """An answer is of one run, without a gap, and whole where it says so."""
+        promise = Promise("no answer spliced or cut silently")
+        count = 0
+        for one in self.ledger.tries:
+            count += one.said is not None
+            where = f"call {one.call} ({one.job_id}, {one.path}, {one.outcome})"
+            if one.said is not None and one.said.spliced:
+                promise.breaches.append(f"{where}: runs {one.said.runs}, places {one.said.places}")
+            if one.outcome == "whole" and (one.said is None or len(one.said.places) != one.tokens):
+                promise.breaches.append(f"{where}: {len(one.said.places) if one.said else 0} of {one.tokens} tokens")
+            if one.outcome == "silent":
+                promise.breaches.append(f"{where}: it ended without an end mark")
+        for sent, job in self._async():
+            if job.end == "done":
+                count += 1
+                said = Said.of(job.answer or "")
+                if said.spliced or len(said.places) != sent.tokens:
+                    promise.breaches.append(f"{job.id}: {len(said.places)} of {sent.tokens} tokens, runs {said.runs}")
+        promise.seen = f"{len(promise.breaches)} of {count} answers"
+        return promise
+
+    def stale(self) -> Promise:
+        """What was kept or told as the end of a job comes from its last claim, not from a zombie's."""
+        promise = Promise("no answer of a fenced run")
+        count = 0
+        said = [(job, Said.of(job.answer or "")) for _, job in self._async() if job.end == "done"]
+        for one in self.ledger.tries:
+            job = self.jobs.get(one.job_id)
+            if one.outcome == "whole" and one.said is not None and job is not None and job.end == "done":
+                said.append((job, one.said))
+        for job, answer in said:
+            claims = job.claims()
+            count += 1
+            if claims and answer.began and answer.began < int(claims[-1]["time"]) / 1000 - SLACK:
+                late = int(claims[-1]["time"]) / 1000 - answer.began
+                promise.breaches.append(f"{job.id}: its answer's run began {late:.2f} s before its last claim")
+        promise.seen = f"{len(promise.breaches)} of {count} answers"
+        return promise
+
+    def explained(self) -> Promise:
+        """A job that failed has a reason that was done to it."""
+        promise = Promise("every failure has its cause")
+        codes: Counter[str] = Counter()
+        faults = sum(blow.kind.startswith("upstream") for blow in self.ledger.blows) + self.ledger.count(
+            "SIGKILL target"
+        )
+        for sent, job in self._async():
+            if job.end == "done":
+                continue
+            codes[job.code] += 1
+            lost = [event for event in job.events if event["state"] == "queued" and event["reason"] == "interrupted"]
+            if job.code == "poison" and len(lost) != 2:
+                promise.breaches.append(f"{job.id}: poison after {len(lost) + 1} lost workers")
+            elif job.code in TARGETS_OWN:
+                faults -= 1
+            elif job.code not in LOST:
+                promise.breaches.append(f"job {sent.number} ({job.id}): {job.end}, {job.row.get('error')}")
+        if faults < 0:
+            promise.breaches.append(f"{-faults} more failures of targets than faults of targets")
+        ended = Counter(job.end or "" for _, job in self._async())
+        promise.seen = ", ".join(f"{count} {name}" for name, count in [*ended.items(), *codes.items()])
+        return promise
+
+    def sockets(self) -> Promise:
+        """A sync caller gets an answer or an error, unless its gateway died or its cable broke."""
+        promise = Promise("every sync call gets an answer or an error")
+        outcomes: Counter[str] = Counter()
+        for one in self.ledger.tries:
+            outcomes[one.outcome] += 1
+            if one.outcome == "hung" or (one.outcome == "broken" and not self._broken(one)):
+                promise.breaches.append(
+                    f"call {one.call} at {one.gateway} ({one.job_id or 'no head'}): {one.outcome} after "
+                    f"{one.ended - one.began:.1f} s at +{one.began - self.ledger.began:.1f} s: {one.words}"
+                )
+            if one.outcome.startswith("error") and not self._fair(one):
+                promise.breaches.append(
+                    f"call {one.call} ({one.job_id}): {one.outcome} at +{one.ended - self.ledger.began:.1f} s: {one.words}"
+                )
+        calls = ", ".join(f"{count} {name}" for name, count in self.ledger.calls.items())
+        promise.seen = f"{calls}; tries: " + ", ".join(f"{count} {name}" for name, count in outcomes.most_common())
+        promise.breaches += [line for line in self.ledger.trouble if line.startswith("call ")]
+        return promise
+
+    def idempotency(self) -> Promise:
+        promise = Promise("one key, one job")
+        promise.breaches = [f"job {one.number} became {one.ids}" for one in self.ledger.sent if len(one.ids) > 1]
+        promise.breaches += [line for line in self.ledger.trouble if line.startswith("job ")]
+        owners: dict[str, list[str]] = defaultdict(list)
+        for job in self.jobs.values():
+            if job.row.get("surface") == "async":
+                owners[job.row.get("metadata", "")].append(job.id)
+        promise.breaches += [f"{what}: {ids}" for what, ids in owners.items() if len(ids) > 1]
+        promise.seen = f"{len(self.ledger.sent)} keys"
+        return promise
+
+    def processes(self) -> Promise:
+        promise = Promise("no process ends by itself", breaches=list(self.pool.strays))
+        for (
+            at,
+            words,
+        ) in self.pool.refusals:  # with the store away a start ends in a sentence, and its supervisor tries again
+            if not self.ledger.between(at - 12, at, *OUTAGES):
+                promise.breaches.append(words)
+        lives = sum(len(seat.lives) for seat in self.pool.seats.values())
+        promise.seen = f"{lives} lives, {len(self.pool.refusals)} starts refused while the store was away"
+        return promise
+
+    # ------------------------------------------------------------------ in time
+
+    def again(self) -> Promise:
+        """From a worker's SIGKILL to the next claim of what it ran; of jobs on the anvil, which nothing may overtake."""
+        steps = [triple for job in self.jobs.values() if _number(job) >= NUMBERS for triple in _triples(job.events)]
+        spans = [(last, int(next_["time"]) / 1000) for last, back, next_ in steps if back["reason"] == "interrupted"]
+        return self._recovery(f"run again within {RECOVERY:g} s of a worker's SIGKILL", spans)
+
+    def back(self) -> Promise:
+        """From a worker's SIGKILL to the moment in which what it ran stands at the head of its lane; of all jobs."""
+        steps = [pair for job in self.jobs.values() for pair in itertools.pairwise(job.events)]
+        spans = [(last, int(back["time"]) / 1000) for last, back in steps if back["reason"] == "interrupted"]
+        return self._recovery(f"back in its lane within {RECOVERY:g} s of a worker's SIGKILL", spans)
+
+    def _recovery(self, name: str, spans: list[tuple[dict[str, str], float]]) -> Promise:
+        """spans: what the lost worker had written last, and when it was made good."""
+        promise = Promise(name)
+        calm: list[float] = []
+        storm: list[float] = []
+        for last, ended in spans:
+            killed = self.ledger.kills.get(last["worker"])
+            if killed is None or ended < killed:
+                continue
+            took = ended - killed
+            if self._disturbed(killed, killed + min(took, RECOVERY), last["worker"]):
+                storm.append(took)
+                continue
+            calm.append(took)
+            if took > RECOVERY:
+                if (late := self._late(killed, killed + took)) > RECOVERY / 10:
+                    promise.unjudged = f"some not judged: the machine was late by {late:.2f} s"
+                else:
+                    promise.breaches.append(f"{took:.2f} s after the kill of {last['worker']}")
+        promise.seen = f"{_spread(calm)}; amid other blows {_spread(storm)}"
+        return promise
+
+    def handed_back(self) -> Promise:
+        """From the end of a worker's grace to the hand-back of what it still ran."""
+        promise = Promise(f"handed back within {HANDED_BACK:g} s of a SIGTERM's grace, no attempt used")
+        took: list[float] = []
+        for job in self.jobs.values():
+            for before, event in itertools.pairwise(job.events):
+                told = self.ledger.terms.get(event["worker"])
+                if event["state"] != "queued" or told is None or int(event["time"]) / 1000 < told:
+                    continue
+                if event["reason"] not in {"shutdown", "released"}:
+                    promise.breaches.append(f"{job.id}: {event['reason']} after SIGTERM")
+                    continue
+                if event["attempt"] != before["attempt"]:
+                    promise.breaches.append(f"{job.id}: the hand-back used an attempt")
+                after = int(event["time"]) / 1000 - told - WORKER_GRACE
+                took.append(max(0.0, after))
+                if after > HANDED_BACK and not self._disturbed(told, told + after, event["worker"]):
+                    if (late := self._late(told, told + after)) > HANDED_BACK / 10:
+                        promise.unjudged = f"not judged: the machine was late by {late:.2f} s"
+                    else:
+                        promise.breaches.append(f"{job.id}: {after:.2f} s after the grace")
+        promise.seen = _spread(took)
+        return promise
+
+    # ------------------------------------------------------------------ help
+
+    def _async(self) -> list[tuple[Sent, Kept]]:
+        return [(one, self.jobs[one.job_id]) for one in self.ledger.sent if one.job_id in self.jobs]
+
+    def _broken(self, one: Try) -> bool:
+        """Whether the gateway died, or the cable to it was cut, while this request was under way."""
+        began, ended = one.began - 0.1, one.ended + 0.1
+        lives = self.pool.seats[one.gateway].lives
+        died = any(life.ended is not None and began <= life.ended <= ended for life in lives)
+        died = died or any(
+            life.told is not None and life.told <= ended and (life.ended or ended) >= began for life in lives
+        )
+        return died or any(began <= cut <= ended for cut in self.pool.wires[one.gateway].cuts)
+
+    def _fair(self, one: Try) -> bool:
+        """Whether an error is one that something done to the pool asked for."""
+        code = one.outcome.removeprefix("error ")
+        if code in {"shutting_down", "interrupted", "poison"} or code in TARGETS_OWN:
+            return True
+        if code == "store_unavailable":
+            spans = [(began - 0.2, ended + 5) for began, ended in self.pool.store_lives]
+            spans += [(blow.at - 0.2, blow.till + 5) for blow in self.ledger.blows if blow.kind in OUTAGES]
+            return any(began <= one.ended and ended >= one.began for began, ended in spans)
+        return code == "in the stream"
+
+    def _disturbed(self, began: float, ended: float, worker: str) -> bool:
+        """Whether something else was done in that span that may cost time."""
+        if self.ledger.between(began, ended, *OUTAGES):
+            return True
+        return any(other != worker and began - 2.0 <= at <= ended for other, at in self.ledger.kills.items())
+
+    def _late(self, began: float, ended: float) -> float:
+        """By how much the control process was late in a span, at most."""
+        return max((late for at, late in self.naps if began <= at and at - late <= ended), default=0.0)
+
+
+def _number(job: Kept) -> int:
+    return int(json.loads(job.row.get("metadata") or "{}").get("number", 0))
+
+
+def _triples(events: list[dict[str, str]]) -> list[tuple[dict[str, str], ...]]:
+    return list(zip(events, events[1:], events[2:], strict=False))
+
+
+def _spread(took: list[float]) -> str:
+    """p50, p99 and max of some seconds."""
+    if not took:
+        return "none"
+    took = sorted(took)
+    return (
+        f"{len(took)}: p50 {took[len(took) // 2]:.2f}, p99 {took[min(len(took) - 1, int(len(took) * 0.99))]:.2f}, "
+        f"max {took[-1]:.2f} s"
+    )
+
+
+async def webhooks(pool: Topology, ledger: Ledger, receivers: Receivers, jobs: dict[str, Kept]) -> Promise:
+    """Per job in order of seq, none missing that was not superseded, the last one above all; identical bytes."""
+    promise = Promise("webhooks: in order, no unexplained gap, the end always")
+    arrived: dict[str, list[Any]] = defaultdict(list)
+    for requests in receivers.seen.values():
+        for seen in requests:
+            arrived[seen.event["job_id"]].append(seen)
+    superseded = 0
+    for sent in ledger.sent:
+        job = jobs.get(sent.job_id)
+        if job is None:
+            continue
+        seen = sorted(arrived[job.id], key=lambda one: one.began)
+        order = [one.event["seq"] for one in seen]
+        if order != sorted(order):
+            promise.breaches.append(f"{job.id}: arrived as {order}")
+        bodies: dict[str, set[bytes]] = defaultdict(set)
+        for one in seen:
+            bodies[one.id].add(one.body)
+        promise.breaches += [
+            f"{name}: {len(kinds)} different bodies" for name, kinds in bodies.items() if len(kinds) > 1
+        ]
+        log = [entry for _, entry in await pool.look.xrange(f"{pool.key}attempts:{job.id}")]
+        skipped = {int(line["seq"]) for line in log if line["error"] == "superseded"}
+        superseded += len(skipped)
+        missing = {seq for seq in range(1, len(job.events) + 1) if seq not in order} - skipped
+        if missing:
+            promise.breaches.append(f"{job.id}: {sorted(missing)} of {len(job.events)} never came to {sent.path}")
+    promise.breaches += receivers.trouble
+    events = sum(len(jobs[one.job_id].events) for one in ledger.sent if one.job_id in jobs)
+    promise.seen = f"{events} events, {sum(map(len, arrived.values()))} requests, {superseded} superseded"
+    return promise
+
+
+async def left_behind(pool: Topology) -> list[str]:
+    """Once everybody has left: keys that would stay for ever and are none of keys.py's permanent ones; all others end."""
+    names = Keys(POOL)
+    left = []
+    async for key in pool.look.scan_iter(count=1000):
+        template = names.template(key)
+        if await pool.look.ttl(key) == -1 and template not in PERMANENT:
+            left.append(f"{key} has no TTL and no owner")
+        if template is None and not key.startswith("arq:"):
+            left.append(f"{key} is not spelled in keys.py")
+    return left

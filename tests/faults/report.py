@@ -1,0 +1,45 @@
+"""The table of a fault run: what was done, and a line per promise. What `make faults` prints and docs/reliability.md shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.faults.judge import Promise
+    from tests.faults.ledger import Ledger
+    from tests.faults.topology import Topology
+
+SHOWN = 12
+"""Breaches printed of each promise."""
+
+
+def show(ledger: Ledger, promises: list[Promise], naps: list[tuple[float, float]], pool: Topology) -> None:
+    """Print it."""
+    done = Counter(blow.kind for blow in ledger.blows)
+    kills = sum(count for kind, count in done.items() if kind.startswith("SIGKILL"))
+    calls = len({one.call for one in ledger.tries})
+    print(
+        f"\njobs   {len(ledger.sent) + calls}: {calls} sync calls in {len(ledger.tries)} tries, {len(ledger.sent)} async with webhooks"
+    )
+    print(f"blows  {sum(done.values())}, {kills} of them SIGKILLs")
+    for kind, count in sorted(done.items()):
+        print(f"       {count:4} {kind}")
+    old = sum(life.old for seat in pool.seats.values() for life in seat.lives)
+    print(
+        f"       {old:4} lives of an older version beside the new one"
+        if pool.old
+        else "       no older version: no git history here"
+    )
+    worst = max((late for _, late in naps), default=0.0)
+    print(f"clock  a process that only sleeps was late by {worst * 1000:.0f} ms at most\n")
+    width = max(len(promise.name) for promise in promises)
+    for promise in promises:
+        mark = "BROKEN" if promise.breaches else "kept"
+        print(f"{mark:7}{promise.name:{width}}  {promise.seen}")
+        if promise.unjudged:
+            print(f"{'':7}{'':{width}}  {promise.unjudged}")
+        for breach in promise.breaches[:SHOWN]:
+            print(f"{'':9}- {breach}")
+        if len(promise.breaches) > SHOWN:
+            print(f"{'':9}- and {len(promise.breaches) - SHOWN} more")

@@ -1,0 +1,311 @@
+"""`make faults`: the whole pool under fire, and whether it keeps its promises.
+
+    python tests/faults/run.py [--quick] [--seed N] [--old COMMIT] [--keep]
+
+Seeded and bounded: under five minutes, with --quick under one. Prints a table, a line per promise, and ends with 1 where
+one was broken. What is promised, and what is not, stands in docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from foreman.store.keys import PERMANENT
+from tests.faults import judge, report
+from tests.faults.callers import Callers
+from tests.faults.injectors import TARGETS, Injectors
+from tests.faults.ledger import Ledger
+from tests.faults.topology import Topology
+from tests.receivers import Receivers
+from tests.rig import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.faults.judge import Promise
+
+SEED: Final = 20_261_121
+OLD: Final = "51a9b6e"
+"""The older version that some seats begin with: the last one before two targets could share a lane's place."""
+TIME_PASSES: Final = """
+local at = '0'
+repeat
+  local page = redis.call('SCAN', at, 'COUNT', 1000)
+  at = page[1]
+  for _, key in ipairs(page[2]) do
+    if redis.call('PTTL', key) >= 0 then redis.call('DEL', key) end
+  end
+until at == '0'
+"""
+"""Every key with a TTL is over."""
+FLAKY: Final = ["500", "ok", "reset", "ok", "ok", "429", "ok"] * 300
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of what. Spans in seconds."""
+
+    calls: int
+    load: float
+    calm: int
+    """SIGKILLs of owners, one each `gap`, with nothing else that could cost time."""
+    gap: float
+    terms: int
+    storm: float
+    zombies: int
+    stores: int
+    kills: int
+    """Of anybody, in the storm."""
+    cables: int
+    upstream: int
+    settle: float = 60.0
+
+
+FULL: Final = Plan(2200, 190.0, 20, 3.0, 6, 105.0, 16, 6, 75, 45, 40)
+QUICK: Final = Plan(300, 34.0, 3, 2.5, 1, 20.0, 2, 1, 8, 6, 8, 30.0)
+
+
+class Run:
+    """One run."""
+
+    def __init__(self, plan: Plan, seed: int, folder: Path, old: Path | None) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.ledger = Ledger(seed)
+        self.chance = random.Random(seed + 2)
+        self.pool = Topology(folder, old)
+        self.hands: Injectors
+        self.epochs: dict[str, int] = {}
+
+    async def run(self) -> list[Promise]:
+        """All phases; the promises."""
+        sleeper = await asyncio.create_subprocess_exec(
+            sys.executable, str(Path(__file__).with_name("sleeper.py")), stdout=(self.folder / "naps").open("wb")
+        )
+        try:
+            async with Receivers() as receivers, self.pool, asyncio.TaskGroup() as keepers:
+                receivers.kinds |= {f"/flaky/{number}": FLAKY for number in range(3)}
+                self.pool.wires["receivers"].to = ("127.0.0.1", receivers.port)
+                hooks = f"http://127.0.0.1:{self.pool.wires['receivers'].port}"
+                kept = [keepers.create_task(self.pool.keep(name)) for name in self._begin()]
+                try:
+                    found = await self._phases(receivers, hooks)
+                finally:
+                    for task in kept:
+                        task.cancel()
+            return found
+        finally:
+            sleeper.terminate()
+            await sleeper.wait()
+
+    def _begin(self) -> list[str]:
+        for name in ("g2", "w3", "b2"):
+            self.pool.seats[name].old = self.pool.old is not None
+        return list(self.pool.seats)
+
+    async def _phases(self, receivers: Receivers, hooks: str) -> list[Promise]:
+        pool, ledger, plan = self.pool, self.ledger, self.plan
+        say("all processes are started, without a store")
+        await asyncio.sleep(1.5)
+        pool.store_up()
+        ledger.blow("store absent at start", "store", ledger.began)
+        await asyncio.gather(*(pool.ready(name) for name in pool.seats if not name.startswith("gpu")))
+        say(f"up: {len(pool.seats)} processes{', three of an older version' if pool.old else ''}")
+        callers = Callers(pool, ledger, hooks)
+        self.hands = Injectors(pool, ledger, callers)
+        watcher = asyncio.get_running_loop().create_task(self._watch_epochs())
+        async with asyncio.TaskGroup() as group:
+            load = group.create_task(callers.run(plan.calls, plan.load))
+            await asyncio.sleep(1)
+            await self._calm()
+            await self._terms()
+            for name in ("g2", "w3", "b2"):
+                pool.seats[name].old = False
+            await self._storm()
+            say(f"the storm is over, {sum(one.accepted is not None for one in ledger.sent)} jobs taken so far")
+            for name in pool.seats:
+                with contextlib.suppress(TimeoutError):
+                    await pool.ready(name, 15) if not name.startswith("gpu") else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(load), plan.load + judge.RECOVERY * 10)
+            callers.over.set()
+        left = await self._settle()
+        watcher.cancel()
+        jobs = await judge.read(pool)
+        seen = judge.Judge(pool, ledger, jobs, self._naps())
+        promises = [*seen.all(), await judge.webhooks(pool, ledger, receivers, jobs), await self._keys(left)]
+        report.show(ledger, promises, seen.naps, pool)
+        return promises
+
+    # ------------------------------------------------------------------ the phases
+
+    async def _calm(self) -> None:
+        """One owner killed after the other; beside them gateways and background processes, which workers don't need."""
+        say(f"{self.plan.calm} owners of targets are killed in mid-job, gateways and background processes beside them")
+        async with asyncio.TaskGroup() as group:
+            aside = group.create_task(self._aside())
+            for number in range(self.plan.calm):
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(asyncio.sleep(self.plan.gap))
+                    both.create_task(self.hands.kill_owner(TARGETS[number % 2]))
+            aside.cancel()
+
+    async def _aside(self) -> None:
+        for number in range(1000):
+            await asyncio.sleep(self.plan.gap / 2)
+            await self.hands.kill(("g1", "b1", "g2", "b2")[number % 4])
+
+    async def _terms(self) -> None:
+        say(f"{self.plan.terms} owners get a SIGTERM in mid-job, a gateway and a background process too")
+        for number in range(self.plan.terms):
+            await self.hands.terminate_owner(TARGETS[number % 2])
+        await self.hands.terminate("g1")
+        await self.hands.terminate("b1")
+
+    async def _storm(self) -> None:
+        plan, hands, chance = self.plan, self.hands, self.chance
+        say(
+            f"the storm: {plan.zombies} zombies, {plan.stores} kills of the store, {plan.kills} of others, cables, targets"
+        )
+        everybody = ["w1", "w2", "w3", "w1", "w2", "w3", "g1", "g2", "b1", "b2", "gpu1", "gpu2"]
+
+        async def anyone() -> None:
+            await hands.kill(chance.choice(everybody))
+
+        outages: list[Callable[[], Awaitable[None]]] = [hands.store_killed] * plan.stores
+        outages += [lambda: hands.store_full(2.0), lambda: hands.store_read_only(1.5), lambda: hands.store_demoted(1.0)]
+        chance.shuffle(outages)
+        ways = iter(outages)
+
+        async def outage() -> None:
+            await next(ways)()
+
+        whom = iter(["w3", "g2", "b2"] * 4)
+        async with asyncio.TaskGroup() as group:
+            for index, target in enumerate(TARGETS):
+                group.create_task(self._zombies(target, (plan.zombies + index) // 2))
+            group.create_task(self._spread(anyone, plan.kills))
+            group.create_task(self._spread(outage, len(outages)))
+            group.create_task(self._spread(hands.cable, plan.cables))
+            group.create_task(self._spread(hands.upstream, plan.upstream))
+            jumps = [3600.0, -3600.0, 30.0, -30.0]
+            group.create_task(self._spread(lambda: hands.clock(next(whom), chance.choice(jumps), 4.0), 6))
+
+    async def _zombies(self, target: str, count: int) -> None:
+        loop = asyncio.get_running_loop()
+        till = loop.time() + self.plan.storm * 1.3
+        done = 0
+        while done < count and loop.time() < till:
+            done += await self.hands.zombie(target)
+        await self.hands.amnesia(target)
+
+    async def _spread(self, step: Callable[[], Awaitable[object]], count: int) -> None:
+        """`count` steps over the storm, not before one another's end."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for number in range(count):
+            await asyncio.sleep(
+                max(0.0, began + self.plan.storm * (number + self.chance.random()) / count - loop.time())
+            )
+            await step()
+
+    # ------------------------------------------------------------------ the end
+
+    async def _settle(self) -> list[str]:
+        """Until every job has ended and every delivery is over; what is left after `settle` seconds."""
+        pool, till = self.pool, time.monotonic() + self.plan.settle
+        say("quiet: what still runs, waits or is to be told comes to its end")
+        while True:
+            left = []
+            for kind in ("running:loading", "running:working", "queued:drain", "deliveries"):
+                left += [f"{kind} {name}" for name in await pool.look.zrange(pool.key + kind, 0, -1)]
+            if not left or time.monotonic() > till:
+                return left
+            await asyncio.sleep(0.2)
+
+    async def _keys(self, left: list[str]) -> Promise:
+        """After a drain and with everybody gone in good order, the store holds what it held before, and what ends by itself."""
+        promise = judge.Promise("the store is as it was before", breaches=[f"left over: {name}" for name in left[:10]])
+        await asyncio.gather(*(self.hands.leave(name) for name in self.pool.seats))
+        promise.breaches += await judge.left_behind(self.pool)
+        before = await self.pool.look.dbsize()
+        await self.pool.look.eval(TIME_PASSES, 0)
+        promise.seen = (
+            f"{before} keys, {await self.pool.look.dbsize()} once their time is over (permanent: {len(PERMANENT)})"
+        )
+        return promise
+
+    async def _watch_epochs(self) -> None:
+        """A target's epoch never falls."""
+        while True:
+            for target in TARGETS:
+                with contextlib.suppress(Exception):
+                    epoch = int(await self.pool.look.hget(f"{self.pool.key}target:{target}", "epoch") or 0)
+                    if epoch and epoch < self.epochs.get(target, 0):
+                        self.ledger.trouble.append(f"target epoch of {target}: {epoch} after {self.epochs[target]}")
+                    self.epochs[target] = max(epoch, self.epochs.get(target, 0))
+            await asyncio.sleep(0.1)
+
+    def _naps(self) -> list[tuple[float, float]]:
+        lines = (self.folder / "naps").read_text().splitlines()
+        return [(nap["at"], nap["late"]) for nap in map(json.loads, (line for line in lines if line.startswith("{")))]
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def older(commit: str, folder: Path) -> Path | None:
+    """The tree of an older commit, or None where there is no history."""
+    tree = folder / "old"
+    tree.mkdir()
+    git = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=False)
+    if git.returncode:
+        return None
+    subprocess.run(["tar", "-x", "-C", str(tree)], input=git.stdout, check=True)
+    return tree
+
+
+def main() -> int:
+    """Run it; 1 where a promise was broken."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--old", default=OLD, help="a commit; '' for none")
+    parser.add_argument("--keep", action="store_true", help="leave the logs")
+    asked = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="foreman-faults-"))
+    began = time.monotonic()
+    try:
+        old = older(asked.old, folder) if asked.old else None
+        run = Run(QUICK if asked.quick else FULL, asked.seed, folder, old)
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            promises = runner.run(run.run())
+        broken = [promise for promise in promises if promise.breaches]
+        print(f"seed {asked.seed}, {time.monotonic() - began:.0f} s: {len(broken)} of {len(promises)} promises broken")
+        return 1 if broken else 0
+    finally:
+        if asked.keep:
+            print(f"logs: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -24,7 +24,7 @@ local function record(j, to, now, reason, more)
   j.seq = j.seq + 1
   redis.call('HSET', k_job(j.id), 'state', to, 'previous_state', j.state, 'seq', j.seq, 'changed_at', now, unpack(more))
   redis.call('XADD', k_events(j.id), 'MAXLEN', EVENTS, j.seq .. '-0', 'state', to, 'previous_state', j.state, 'time', now,
-    'worker', j.worker or '', 'reason', reason, 'attempt', j.attempt)
+    'worker', j.worker or '', 'reason', reason, 'attempt', j.attempt, 'epoch', j.epoch)
   if j.surface ~= 'sync' then tell(j.id, j.seq, to, now) end -- no webhooks on sync (ADR-0014)
   j.state = to
 end

@@ -11,11 +11,11 @@ import contextlib
 import signal
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import aiohttp
 import typer
 
 from foreman.cli.console import Failed, remark, say, settings_in_force, show_json
-from foreman.client.jobs import Jobs, JobsError, text_of
+from foreman.client import ForemanError, Jobs, UnreachableError
+from foreman.client.jobs import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,14 +44,11 @@ def ask(what: Callable[[Jobs], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(run())
-    except JobsError as error:
+    except UnreachableError as error:
+        raise Failed(f"{error}: start one with `foreman serve`, or set FOREMAN_URL") from None
+    except ForemanError as error:
         hint = ": set FOREMAN_TOKEN" if error.status == 401 else ""
         raise Failed(f"{error}{f' ({error.code})' if error.code else ''}{hint}") from None
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise Failed(
-            f"no foreman answers at {settings.gateway_url} ({str(error) or type(error).__name__}): "
-            "start one with `foreman serve`, or set FOREMAN_URL"
-        ) from None
     except asyncio.CancelledError:
         raise Failed("interrupted") from None
 

@@ -7,19 +7,18 @@ cancels the answer that is being given. Text goes to stdout as it comes, remarks
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
-import aiohttp
 import typer
 
 from foreman.cli.console import Failed, Refusal, remark, say, settings_in_force, show_json
-from foreman.client.chat import Answer, ChatError, stream
+from foreman.client import Foreman, ForemanError, UnreachableError
 
 if TYPE_CHECKING:
+    from foreman.client import Answer, Delta, State
     from foreman.settings import Settings
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -63,7 +62,7 @@ def _conversation(settings: Settings, model: str) -> None:
         except Failed as error:
             remark(str(error))
             continue
-        messages = [*asked, {"role": "assistant", "content": "".join(answer.text)}]
+        messages = [*asked, {"role": "assistant", "content": answer.text}]
 
 
 def _turn(settings: Settings, model: str, messages: list[dict[str, Any]], *, as_json: bool) -> Answer:
@@ -72,46 +71,92 @@ def _turn(settings: Settings, model: str, messages: list[dict[str, Any]], *, as_
     Raises:
         Failed: the gateway can't be reached, said no, or Ctrl-C cancelled the answer.
     """
-    answer = Answer(sent_at=time.monotonic())
+    began = time.monotonic()
     try:
-        asyncio.run(_ask(settings, {"model": model, "messages": messages}, answer, live=not as_json))
-    except ChatError as error:
-        raise Failed(f"{error}{' (' + error.code + ')' if error.code else ''}") from None
-    except aiohttp.ClientError as error:
-        raise Failed(
-            f"no foreman answers at {settings.gateway_url} ({error}): start one with `foreman serve`, or set FOREMAN_URL"
-        ) from None
+        answer = asyncio.run(_ask(settings, {"model": model, "messages": messages}, live=not as_json))
+    except UnreachableError as error:
+        raise Failed(f"{error}: start one with `foreman serve`, or set FOREMAN_URL") from None
+    except ForemanError as error:
+        raise Failed(f"{error}{f' ({error.code})' if error.code else ''}") from None
     except asyncio.CancelledError:
         raise Failed("cancelled") from None
     if as_json:
-        show_json(_report(model, answer))
+        show_json(_report(model, answer, time.monotonic() - began))
     else:
         say()
         remark(_timings(answer))
     return answer
 
 
-async def _ask(settings: Settings, request: dict[str, Any], answer: Answer, *, live: bool) -> None:
+async def _ask(settings: Settings, request: dict[str, Any], *, live: bool) -> Answer:
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, task.cancel)
-    chunks = stream(settings.gateway_url, request, token=settings.token)
-    async with contextlib.aclosing(chunks):
-        async for chunk in chunks:
-            text, thinking = answer.add(chunk, time.monotonic())
-            if live:
-                _show(text, thinking)
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(name, task.cancel)
+    screen = Screen() if live else None
+    async with (
+        Foreman(settings.gateway_url, settings.token) as foreman,
+        foreman.chat(
+            request,
+            on_state=screen.state if screen is not None else None,
+            on_restart=screen.restart if screen is not None else _nothing_was_shown,
+        ) as turn,
+    ):
+        async for delta in turn:
+            if screen is not None:
+                screen.show(delta)
+    return turn.answer
 
 
-def _show(text: str, thinking: str) -> None:
-    """A delta as it came: thinking beside the answer, on stderr."""
-    if thinking:
-        sys.stderr.write(f"{DIM}{thinking}{PLAIN}" if sys.stderr.isatty() else thinking)
+def _nothing_was_shown() -> None:
+    """The answer is printed whole at its end: what was lost of it was never seen."""
+
+
+class Screen:
+    """What a person sees of one answer: text on stdout; on stderr its thinking, and what it waits for."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._status = ""
+
+    def state(self, state: State) -> None:
+        """Say what the call does: on a terminal in one line that is written over, in a pipe once for each state."""
+        if state.name in {"sent", "answering", "thinking", "done"}:
+            self._clear()
+        elif self._terminal:
+            self._clear()
+            self._status = f"[{state}]"
+            self._write(f"{DIM}{self._status}{PLAIN}")
+        elif self._status != state.name:
+            self._status = state.name
+            self._write(f"[{state}]\n")
+
+    def show(self, delta: Delta) -> None:
+        """A delta as it came: thinking beside the answer, on stderr."""
+        if delta.thinking:
+            self._write(f"{DIM}{delta.thinking}{PLAIN}" if self._terminal else delta.thinking)
+        for call in delta.calls:
+            self._write(f"[calls {call.name}({call.arguments!r})]\n")
+        if delta.text:
+            sys.stdout.write(delta.text)
+            sys.stdout.flush()
+
+    def restart(self) -> None:
+        """What was shown is void."""
+        self._clear()
+        self._write("\n[the run was lost: the answer begins anew]\n")
+
+    def _clear(self) -> None:
+        if self._terminal and self._status:
+            self._write("\r\x1b[K")
+        if self._terminal:
+            self._status = ""
+
+    @staticmethod
+    def _write(text: str) -> None:
+        sys.stderr.write(text)
         sys.stderr.flush()
-    if text:
-        sys.stdout.write(text)
-        sys.stdout.flush()
 
 
 def _ms(seconds: float | None) -> float | None:
@@ -126,15 +171,16 @@ def _timings(answer: Answer) -> str:
     return ", ".join([*parts, f"{answer.tokens} tokens"])
 
 
-def _report(model: str, answer: Answer) -> dict[str, Any]:
+def _report(model: str, answer: Answer, total: float) -> dict[str, Any]:
     return {
         "model": model,
-        "content": "".join(answer.text),
-        "thinking": "".join(answer.thinking),
-        "done_reason": answer.end.get("done_reason"),
-        "prompt_tokens": answer.end.get("prompt_eval_count"),
+        "content": answer.text,
+        "thinking": answer.thinking,
+        "tool_calls": [{"name": call.name, "arguments": call.arguments} for call in answer.calls],
+        "done_reason": answer.finish,
+        "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.tokens,
         "ttft_ms": _ms(answer.ttft),
         "tpot_ms": _ms(answer.tpot),
-        "total_ms": _ms(time.monotonic() - answer.sent_at),
+        "total_ms": _ms(total),
     }

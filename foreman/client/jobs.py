@@ -1,80 +1,73 @@
 """The async surface of a gateway for programs: submit, look, wait, cancel, retry, fetch what came of it.
 
-`foreman submit`, `jobs`, `show`, `cancel` and `retry` call me. One call is one request and raises a JobsError with the
-gateway's own words; only `wait` bears a gateway that is away for a while, because the job is not. Job objects are the
-dicts that docs/api.md describes.
+`foreman submit`, `jobs`, `show`, `cancel` and `retry` call me, and `Foreman.jobs` is me. What fails is a ForemanError with
+the gateway's own words; what may be asked twice is asked again where I am told to, and `wait` bears a gateway that is
+away for a while, because the job is not. Job objects are the dicts that docs/api.md describes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import uuid
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
 import aiohttp
 
+from foreman.client.errors import ForemanError
+from foreman.client.gateways import Gateways, Patience
+
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import AsyncIterator, Iterable
     from types import TracebackType
 
 TERMINAL: Final = frozenset({"done", "failed", "cancelled"})
 POLL: Final = 30.0
 """Seconds of one long poll: short enough for proxies."""
-_AGAIN: Final = 1.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=POLL + 60)
 
 
-class JobsError(Exception):
-    """The gateway said no; the message is its own."""
-
-    def __init__(self, message: str, *, status: int, code: str | None = None, retryable: bool = False) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        """foreman's error code, where it gave one."""
-        self.retryable = retryable
-        """Whether the same may succeed later."""
-
-
 class Jobs:
-    """The jobs of one gateway: `async with Jobs(url, token) as jobs: …`.
+    """The jobs of one pool: `async with Jobs(url, token) as jobs: …`, or ready-made as `Foreman.jobs`.
 
     Args:
-        url: the gateway's base URL.
+        gateways: the gateway's base URL, or the gateways of a Foreman.
         token: the bearer, or None.
         patience: seconds for which `wait` bears a gateway that does not answer.
+        again: seconds for which any other call is repeated after what may pass; 0: one call is one request.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, patience: float = 60.0) -> None:
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+    def __init__(
+        self, gateways: str | Gateways, token: str | None = None, *, patience: float = 60.0, again: float = 0.0
+    ) -> None:
+        self._gateways = Gateways([gateways], token) if isinstance(gateways, str) else gateways
         self._patience = patience
-        self._session: aiohttp.ClientSession | None = None
+        self._again = again
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(timeout=_TIMEOUT, headers=self._headers)
+        await self._gateways.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._session is not None
-        await self._session.close()
+        await self._gateways.close()
 
     async def submit(self, body: bytes | dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
         """Queue a job; `{"job_id", "state", "position", "eta_seconds", "links"}`.
 
         Args:
             body: the native payload with foreman's own fields beside it; bytes go as they are.
-            key: the Idempotency-Key: the same again gives the same job.
+            key: the Idempotency-Key: the same again gives the same job. One is made up where calls are repeated.
 
         Raises:
-            JobsError: refused. All methods raise aiohttp.ClientError where no gateway answers.
+            ForemanError: refused. All methods raise UnreachableError where no gateway answers.
         """
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return await self._json("POST", "/jobs", data=raw, headers={"Idempotency-Key": key} if key else {})
+        named = key or (str(uuid.uuid4()) if self._again else None)
+        return await self._json("POST", "/jobs", data=raw, headers={"Idempotency-Key": named} if named else {})
 
     async def batch(self, lines: Iterable[bytes]) -> AsyncIterator[dict[str, Any]]:
         """Queue a job per line, in one request; what the gateway answers to each, in order, an `error` among it."""
@@ -84,7 +77,7 @@ class Jobs:
                 yield line.rstrip(b"\r\n") + b"\n"
 
         rest = b""
-        async with self._call("POST", "/jobs/batch", data=body()) as reply:
+        async with self._gateways.ask("POST", "/jobs/batch", timeout=_TIMEOUT, data=body()) as reply:
             async for piece in reply.content.iter_any():
                 *whole, rest = (rest + piece).split(b"\n")
                 for line in whole:
@@ -100,19 +93,34 @@ class Jobs:
     async def wait(self, job_id: str) -> dict[str, Any]:
         """The job object once it is terminal, however long that takes."""
         loop = asyncio.get_running_loop()
-        heard = loop.time()
+        borne = Patience(self._patience, loop.time())
         while True:
             try:
                 job = await self.get(job_id, wait=POLL)
-            except (aiohttp.ClientError, TimeoutError, JobsError) as error:
-                bearable = not isinstance(error, JobsError) or error.retryable
-                if not bearable or loop.time() - heard > self._patience:
+            except ForemanError as error:
+                pause = borne.after(error, loop.time())
+                if pause is None:
                     raise
-                await asyncio.sleep(_AGAIN)
+                self._gateways.next()
+                await asyncio.sleep(pause)
                 continue
             if job["state"] in TERMINAL:
                 return job
-            heard = loop.time()
+            borne.heard(loop.time())
+
+    async def list(self, **asked: Any) -> AsyncIterator[dict[str, Any]]:
+        """All jobs that fit, newest first, page after page.
+
+        Args:
+            asked: as `page`.
+        """
+        while True:
+            found = await self.page(**asked)
+            for job in found["jobs"]:
+                yield job
+            asked["cursor"] = found["next_cursor"]
+            if asked["cursor"] is None:
+                return
 
     async def page(self, **asked: Any) -> dict[str, Any]:
         """`{"jobs", "next_cursor"}`, newest first.
@@ -122,9 +130,11 @@ class Jobs:
         """
         return await self._json("GET", "/jobs", params={name: str(value) for name, value in asked.items() if value})
 
-    async def events(self, job_id: str) -> list[dict[str, Any]]:
+    async def events(self, job_id: str) -> builtins.list[dict[str, Any]]:
         """Its transitions, oldest first."""
-        found: list[dict[str, Any]] = (await self._json("GET", f"/jobs/{quote(job_id, safe='')}/events"))["events"]
+        found: builtins.list[dict[str, Any]] = (await self._json("GET", f"/jobs/{quote(job_id, safe='')}/events"))[
+            "events"
+        ]
         return found
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
@@ -132,13 +142,18 @@ class Jobs:
         return await self._json("DELETE", f"/jobs/{quote(job_id, safe='')}")
 
     async def retry(self, job_id: str) -> dict[str, Any]:
-        """A new job like this one, which must be terminal; as `submit`."""
-        return await self._json("POST", f"/jobs/{quote(job_id, safe='')}/retry")
+        """A new job like this one, which must be terminal; as `submit`. Never asked twice: each time is a job."""
+        return await self._json("POST", f"/jobs/{quote(job_id, safe='')}/retry", again=0.0)
 
     async def artifact(self, job_id: str, name: str = "completion") -> bytes:
         """The bytes of a result."""
-        async with self._call("GET", f"/jobs/{quote(job_id, safe='')}/artifacts/{quote(name, safe='')}") as reply:
-            return await reply.read()
+
+        async def fetch() -> bytes:
+            path = f"/jobs/{quote(job_id, safe='')}/artifacts/{quote(name, safe='')}"
+            async with self._gateways.ask("GET", path, timeout=_TIMEOUT) as reply:
+                return await reply.read()
+
+        return await self._gateways.again(fetch, self._again)
 
     async def result(self, job: dict[str, Any]) -> Any:
         """The completion of a job that is done: from the object, or fetched where it was too long for it; None without."""
@@ -146,18 +161,13 @@ class Jobs:
             return job["result"]
         return json.loads(await self.artifact(job["job_id"]))
 
-    async def _json(self, method: str, path: str, **more: Any) -> dict[str, Any]:
-        async with self._call(method, path, **more) as reply:
-            found: dict[str, Any] = json.loads(await reply.read())
-            return found
+    async def _json(self, method: str, path: str, *, again: float | None = None, **more: Any) -> dict[str, Any]:
+        async def fetch() -> dict[str, Any]:
+            async with self._gateways.ask(method, path, timeout=_TIMEOUT, **more) as reply:
+                found: dict[str, Any] = json.loads(await reply.read())
+                return found
 
-    @contextlib.asynccontextmanager
-    async def _call(self, method: str, path: str, **more: Any) -> AsyncIterator[aiohttp.ClientResponse]:
-        assert self._session is not None, "use me as `async with Jobs(…) as jobs`"
-        async with self._session.request(method, self._url + path, **more) as reply:
-            if reply.status >= 300:
-                raise _refusal(reply.status, await reply.text(errors="replace"))
-            yield reply
+        return await self._gateways.again(fetch, self._again if again is None else again)
 
 
 def text_of(result: Any) -> str:
@@ -190,15 +200,3 @@ def _words(parts: Any) -> str:
         texts = (part.get("text") for part in parts if isinstance(part, dict))
         return "".join(text for text in texts if isinstance(text, str))
     return parts if isinstance(parts, str) else ""
-
-
-def _refusal(status: int, body: str) -> JobsError:
-    try:
-        error = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError):
-        error = body.strip()[:500] or f"status {status}"
-    if not isinstance(error, dict):
-        return JobsError(str(error), status=status, retryable=status in {502, 503, 504})
-    return JobsError(
-        str(error.get("message")), status=status, code=error.get("code"), retryable=error.get("retryable") is True
-    )

@@ -6,12 +6,11 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
-from foreman.client import jobs as client
-from foreman.client.jobs import Jobs, JobsError, text_of
+from foreman.client import ForemanError, Jobs, UnreachableError, gateways
+from foreman.client.jobs import text_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -96,18 +95,18 @@ async def test_a_batch_answers_line_by_line():
         ({"error": {"code": "queue_full", "message": "busy", "retryable": True}}, "busy", "queue_full"),
         ({"error": "busy"}, "busy", None),
         (b"<html>", "<html>", None),
-        (b"", "status 503", None),
+        (b"", "status 503, no reason given", None),
     ],
 )
 async def test_a_refusal_has_the_gateways_words(body: Any, message: str, code: str | None):
     async with served(Gateway((503, body))) as jobs:
-        with pytest.raises(JobsError, match=message) as refused:
+        with pytest.raises(ForemanError, match=message) as refused:
             await jobs.submit({})
     assert (refused.value.status, refused.value.code, refused.value.retryable) == (503, code, True)
 
 
 async def test_a_wait_polls_until_the_end_and_bears_an_absence(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(client, "_AGAIN", 0.001)
+    monkeypatch.setattr(gateways, "PAUSES", (0.001,))
     gateway = Gateway((200, JOB), (0, b""), (503, b""), (0, b""), (200, JOB), (200, DONE))
     async with served(gateway) as jobs:
         assert await jobs.wait("01J") == DONE
@@ -116,16 +115,38 @@ async def test_a_wait_polls_until_the_end_and_bears_an_absence(monkeypatch: pyte
 
 
 async def test_a_wait_ends_with_its_patience(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(client, "_AGAIN", 0.001)
+    monkeypatch.setattr(gateways, "PAUSES", (0.001,))
     async with served(Gateway((0, b"")), patience=0.05) as jobs:
-        with pytest.raises(aiohttp.ClientError):
+        with pytest.raises(UnreachableError):
             await jobs.wait("01J")
+
+
+async def test_what_may_be_asked_twice_is_asked_again_where_that_is_wanted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gateways, "PAUSES", (0.001,))
+    gateway = Gateway((0, b""), (503, b""), (202, JOB), (503, b""), (200, DONE), (503, b""))
+    async with served(gateway, again=10.0) as jobs:
+        assert await jobs.submit({"model": "a"}) == JOB
+        assert await jobs.get("01J") == DONE
+        with pytest.raises(ForemanError):
+            await jobs.retry("01J")  # each one that arrives is a job
+    keys = {headers.get("Idempotency-Key") for headers in gateway.headers[:3]}
+    assert len(keys) == 1, "the same submit, under the key that was made up for it"
+    assert None not in keys
+    assert len(gateway.asked) == 6
+
+
+async def test_a_list_goes_on_page_after_page():
+    pages = [{"jobs": [JOB, DONE], "next_cursor": "c1"}, {"jobs": [JOB], "next_cursor": None}]
+    gateway = Gateway(*((200, page) for page in pages))
+    async with served(gateway) as jobs:
+        assert [job async for job in jobs.list(state="done")] == [JOB, DONE, JOB]
+    assert [path for _, path, _ in gateway.asked] == ["/jobs?state=done", "/jobs?state=done&cursor=c1"]
 
 
 async def test_a_wait_for_what_is_unknown_ends_at_once():
     gateway = Gateway((404, {"error": {"code": "bad_request", "message": "no job", "retryable": False}}))
     async with served(gateway) as jobs:
-        with pytest.raises(JobsError, match="no job"):
+        with pytest.raises(ForemanError, match="no job"):
             await jobs.wait("01J")
     assert len(gateway.asked) == 1
 

@@ -24,7 +24,7 @@
 //             gateway; it is resumed where it broke off. Without one a job ends with its connection, as a page's should.
 //   onRestart called when an answer was lost for good and begins anew: throw away what was shown. Without it that is an
 //             error once a chunk was handed out.
-//   retries   how often in a row without a byte; default 4
+//   patience  seconds without a sign of life after which a lost answer is given up; default 30
 //   progress  seconds between two states while waiting; default 1
 // and yields the chunks as parsed JSON, exactly as the dialect has them.
 
@@ -56,14 +56,14 @@ export async function * chat (request, options = {}) {
 }
 
 class Turn {
-  constructor (request, { signal, onState, onRestart, path = '/api/chat', url = '', headers = {}, key = null, retries = 4, progress = 1 }) {
+  constructor (request, { signal, onState, onRestart, path = '/api/chat', url = '', headers = {}, key = null, patience = 30, progress = 1 }) {
     this.signal = signal
     this.onState = onState ?? (() => {})
     this.onRestart = onRestart
     this.path = path
     this.urls = [].concat(url).map((base) => base.replace(/\/$/, ''))
     this.key = key
-    this.retries = retries
+    this.patience = patience
     this.body = JSON.stringify({ ...request, stream: true })
     this.own = headers
     this.headers = { Accept: 'text/event-stream', ...headers }
@@ -84,6 +84,7 @@ class Turn {
     if (this.signal?.aborted) stopped()
     try {
       let failures = 0
+      let heard = performance.now()
       for (let resume = false; ;) {
         const before = this.given
         try {
@@ -94,15 +95,18 @@ class Turn {
         } catch (error) {
           if (this.abort.signal.aborted) throw this.error('the call was stopped', { code: 'cancelled' })
           const failure = error instanceof ForemanError ? error : this.error(String(error.message ?? error), { retryable: true })
-          failures = this.given > before ? 1 : failures + 1
+          if (this.given > before) { failures = 0; heard = performance.now() }
+          failures += 1
           if (failure.notHere && resume) { // nothing is left to resume: the whole turn again, under the same key
             resume = false
             continue
           }
-          if (!failure.retryable || failures > this.retries || (this.given && !this.key)) throw failure
+          const pause = failure.retryAfter ?? PAUSES[Math.min(failures, PAUSES.length) - 1]
+          const late = (performance.now() - heard) / 1000 + pause > this.patience
+          if (!failure.retryable || late || (this.given && !this.key)) throw failure
           this.urls.push(this.urls.shift())
           this.tell('resuming', { attempt: failures })
-          await this.pause(failure.retryAfter ?? PAUSES[Math.min(failures, PAUSES.length) - 1])
+          await this.pause(pause)
           resume = Boolean(this.key && this.jobId && this.offset && !failure.final)
         }
       }
@@ -147,8 +151,11 @@ class Turn {
         yield this.hand(item.chunk)
       }
     }
-    for (const item of reader.rest()) {
-      if (item.chunk && this.dialect.error(item.chunk)) throw this.failed(this.dialect.error(item.chunk))
+    for (const { chunk } of reader.rest()) {
+      const failure = this.dialect.error(chunk)
+      if (failure) throw this.failed(failure)
+      ended = this.dialect.ends(chunk) || ended
+      yield this.hand(chunk)
     }
     if (!ended) throw this.error('the answer ended before its end mark: the gateway or the target behind it went away', { retryable: true })
   }
@@ -260,9 +267,11 @@ export class Reader {
   /** What is left at the end of the body: a last line without its newline. */
   rest () {
     const items = []
-    if (this.pending.length) this.line(this.take(), items)
-    if (this.framing === 'sse' && this.data.length) this.line({ text: '', size: 0 }, items)
-    return items
+    try {
+      if (this.pending.length) this.line(this.take(), items)
+      if (this.framing === 'sse' && this.data.length) this.line({ text: '', size: 0 }, items)
+    } catch { /* a piece of a chunk is none */ }
+    return items.filter(({ chunk }) => chunk)
   }
 
   take () {
@@ -282,8 +291,9 @@ export class Reader {
     if (this.framing === 'ndjson') {
       const json = text.trimStart() // the spaces before it are heartbeats
       if (!json) return
+      const chunk = JSON.parse(json)
       this.offset += size - (text.length - json.length)
-      items.push({ chunk: JSON.parse(json), offset: this.offset })
+      items.push({ chunk, offset: this.offset })
       return
     }
     const waiting = this.unit === 0 ? WAITING.exec(text) : null

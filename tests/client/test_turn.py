@@ -1,0 +1,288 @@
+"""One chat of the client against a gateway that does what the test says: lost connections, refusals, lost runs, leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import web
+
+from foreman.client import Delta, Foreman, ForemanError, State, UnreachableError, gateways
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+WORDS = ("Ä\u2028", " b", " c", " d")
+EVENTS = (
+    *(b"data: " + json.dumps({"message": {"content": word}, "done": False}).encode() + b"\n\n" for word in WORDS),
+    b'data: {"message":{"content":""},"done":true,"done_reason":"stop","eval_count":4}\n\n',
+    b"data: [DONE]\n\n",
+)
+BODY = b"".join(EVENTS)
+CUT = object()
+"""Cuts the connection."""
+HOLD = object()
+"""Says nothing more until the test ends."""
+
+
+@dataclass
+class Reply:
+    """One scripted answer."""
+
+    pieces: tuple[Any, ...] = EVENTS
+    status: int = 200
+    job: str | None = "01J"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Gateway:
+    """Answers as scripted, the last for ever; keeps what it was asked."""
+
+    replies: list[Reply]
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    url: str = ""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        await request.read()
+        self.asked.append((request.method, request.path_qs))
+        self.keys.append(request.headers.get("Idempotency-Key"))
+        self.changed.set()
+        if request.method == "DELETE":
+            return web.json_response({"state": "cancelled"})
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        kind = "text/event-stream" if reply.status == 200 else "application/json"
+        job = {"X-Foreman-Job-Id": reply.job} if reply.job else {}
+        response = web.StreamResponse(status=reply.status, headers={"Content-Type": kind, **job, **reply.headers})
+        for piece in reply.pieces:
+            if piece is CUT:
+                assert request.transport is not None
+                request.transport.abort()
+                return response
+            if piece is HOLD:
+                if not response.prepared and job:
+                    await response.prepare(request)
+                await asyncio.Event().wait()
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write(piece)
+        return response
+
+
+@contextlib.asynccontextmanager
+async def served(*replies: Reply) -> AsyncIterator[Gateway]:
+    gateway = Gateway(list(replies))
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", gateway.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.01, handler_cancellation=True)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        gateway.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield gateway
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gateways, "PAUSES", (0.001,))
+
+
+async def ask(*urls: str, patience: float = 20, **options: Any) -> tuple[str, list[Delta], Any]:
+    """A whole chat: its text as the deltas brought it, the deltas, the turn."""
+    async with Foreman(urls, "s3cret", patience=patience) as foreman, foreman.chat(CHAT, **options) as turn:
+        deltas = [delta async for delta in turn]
+    return "".join(delta.text for delta in deltas), deltas, turn
+
+
+TEXT = "".join(WORDS)
+
+
+async def test_a_chat_is_its_deltas_and_what_they_add_up_to():
+    async with served(Reply()) as gateway:
+        text, deltas, turn = await ask(gateway.url)
+    assert text == TEXT == turn.answer.text
+    assert len(deltas) == 5
+    assert (turn.answer.finish, turn.answer.tokens, turn.job_id) == ("stop", 4, "01J")
+    assert turn.answer.ttft > 0
+    assert gateway.asked == [("POST", "/api/chat")]
+    assert gateway.keys[0]
+
+
+@pytest.mark.parametrize("at", [*range(1, len(BODY), 7)])
+async def test_a_lost_connection_is_resumed_from_its_offset(at: int):
+    """Whatever byte it broke at: what was whole is kept, the rest is asked for from there."""
+    kept = BODY[:at].rfind(b"\n\n") + 2 if b"\n\n" in BODY[:at] else 0
+    kept = min(kept, len(b"".join(EVENTS[:5])))
+    second = Reply((BODY[kept:],))
+    async with served(Reply((BODY[:at], CUT)), second) as gateway:
+        text, deltas, _ = await ask(gateway.url)
+    assert text == TEXT
+    assert len(deltas) == 5
+    assert gateway.asked == [
+        ("POST", "/api/chat"),
+        ("GET", f"/jobs/01J/stream?offset={kept}") if kept else ("POST", "/api/chat"),
+    ]
+    assert len(set(gateway.keys) - {None}) == 1
+
+
+async def test_another_gateway_takes_over():
+    async with served(Reply((EVENTS[0], CUT))) as dead, served(Reply((BODY[len(EVENTS[0]) :],))) as living:
+        text, _, _ = await ask(dead.url, living.url)
+    assert text == TEXT
+    assert living.asked == [("GET", f"/jobs/01J/stream?offset={len(EVENTS[0])}")]
+
+
+async def test_where_nothing_is_left_to_resume_the_same_key_reads_over_what_it_had():
+    async with served(Reply((*EVENTS[:2], CUT)), Reply((b"{}",), 404, None), Reply()) as gateway:
+        text, deltas, _ = await ask(gateway.url)
+    assert text == TEXT
+    assert len(deltas) == 5
+    assert [method for method, _ in gateway.asked] == ["POST", "GET", "POST"]
+    assert gateway.keys[0] == gateway.keys[2]
+
+
+LOST = b'data: {"error":{"message":"the worker was lost","code":"interrupted"}}\n\n'
+
+
+async def test_a_lost_run_begins_anew_where_the_caller_knows_of_it():
+    restarts = []
+    async with served(Reply((*EVENTS[:2], LOST)), Reply(job="01K")) as gateway:
+        text, _, turn = await ask(gateway.url, on_restart=lambda: restarts.append(1))
+    assert restarts == [1]
+    assert text == WORDS[0] + WORDS[1] + TEXT, "what was given before the restart, and all of the second run"
+    assert (turn.answer.text, turn.job_id) == (TEXT, "01K")
+    assert gateway.keys[0] == gateway.keys[1]
+
+
+async def test_a_lost_run_is_an_error_where_it_would_be_spliced():
+    async with served(Reply((*EVENTS[:2], LOST)), Reply(job="01K")) as gateway:
+        with pytest.raises(ForemanError, match="begins anew") as lost:
+            await ask(gateway.url)
+    assert lost.value.code == "interrupted"
+
+
+async def test_a_lost_run_before_its_first_chunk_is_nobodys_business():
+    async with served(Reply((LOST,)), Reply(job="01K")) as gateway:
+        assert (await ask(gateway.url))[0] == TEXT
+
+
+@pytest.mark.parametrize("key", ["k1", None])
+async def test_what_may_pass_is_asked_again(key: str | None):
+    full = b'{"error":"server busy"}'
+    busy = Reply((full,), 503, None, {"X-Foreman-Error": "queue_full", "Retry-After": "0"})
+    async with served(busy, busy, Reply()) as gateway:
+        assert (await ask(gateway.url, key=key))[0] == TEXT
+    assert gateway.keys == [key] * 3
+
+
+async def test_what_does_not_pass_is_said():
+    unknown = Reply((b'{"error":"model \'m\' not found"}',), 404, None, {"X-Foreman-Error": "model_not_found"})
+    async with served(unknown) as gateway:
+        with pytest.raises(ForemanError, match=r"^model 'm' not found$") as said:
+            await ask(gateway.url)
+    assert (said.value.status, said.value.code, said.value.retryable) == (404, "model_not_found", False)
+    assert gateway.asked == [("POST", "/api/chat")]
+
+
+@pytest.mark.parametrize("words", ['{"error":"boom"}', '{"error":{"message":"boom","code":"upstream_error"}}'])
+async def test_an_error_in_the_stream_is_an_error_in_its_own_words(words: str):
+    async with served(Reply((EVENTS[0], f"data: {words}\n\n".encode()))) as gateway:
+        with pytest.raises(ForemanError, match=r"^boom$"):
+            await ask(gateway.url)
+    assert gateway.asked == [("POST", "/api/chat")], "the run is over: nothing is left to cancel or to resume"
+
+
+@pytest.mark.parametrize("end", [(), (CUT,)])
+async def test_without_a_key_a_broken_answer_is_an_error(end: tuple[Any, ...]):
+    async with served(Reply((EVENTS[0], *end))) as gateway:
+        with pytest.raises(UnreachableError):
+            await ask(gateway.url, key=None)
+    assert gateway.asked == [("POST", "/api/chat")]
+
+
+async def test_patience_ends():
+    async with served(Reply((EVENTS[0], CUT))) as gateway:
+        with pytest.raises(UnreachableError):
+            await ask(gateway.url, patience=0.0)
+    assert gateway.asked[-1] == ("DELETE", "/jobs/01J"), "nobody will read it"
+
+
+async def test_nobody_there_is_said_at_once():
+    with pytest.raises(UnreachableError, match=r"no foreman answers at http://127\.0\.0\.1:1 "):
+        await ask("http://127.0.0.1:1", patience=1e9)
+
+
+@pytest.mark.parametrize("way", ["break", "cancel", "forget"])
+async def test_leaving_cancels_the_job(way: str):
+    async with served(Reply((EVENTS[0], HOLD))) as gateway:
+        async with Foreman(gateway.url) as foreman:
+            turn = foreman.chat(CHAT)
+            if way == "break":
+                async with turn:
+                    await anext(turn)
+            elif way == "cancel":
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await turn.whole()
+            else:
+                await anext(turn)
+                assert len(gateway.asked) == 1
+        assert gateway.asked == [("POST", "/api/chat"), ("DELETE", "/jobs/01J")]
+
+
+async def test_leaving_before_the_head_cancels_by_the_same_key():
+    async with served(Reply((HOLD,), job=None), Reply()) as gateway, Foreman(gateway.url) as foreman:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await foreman.chat(CHAT).whole()
+        assert [method for method, _ in gateway.asked] == ["POST", "POST", "DELETE"]
+        assert gateway.keys[0] == gateway.keys[1]
+
+
+async def test_without_a_key_leaving_is_closing_the_connection():
+    async with served(Reply((EVENTS[0], HOLD))) as gateway, Foreman(gateway.url) as foreman:
+        async with foreman.chat(CHAT, key=None) as turn:
+            await anext(turn)
+        assert gateway.asked == [("POST", "/api/chat")]
+
+
+async def test_waiting_and_thinking_are_told():
+    thought = b'data: {"message":{"content":"","thinking":"hm"},"done":false}\n\n'
+    waits = b": queued position=2 eta=3s\n: loading elapsed=1s\n: working elapsed=2s\n"
+    states: list[State] = []
+    async with served(Reply((waits[:20], waits[20:], thought, BODY))) as gateway:
+        _, _, turn = await ask(gateway.url, on_state=states.append)
+    assert [state.name for state in states] == ["sent", "queued", "loading", "working", "thinking", "answering", "done"]
+    assert states[1] == State("queued", "01J", position=2, eta=3.0)
+    assert states[4].tokens == 1
+    assert turn.answer.thinking == "hm"
+
+
+DIALECTS = {
+    "/v1/chat/completions": b'data: {"choices":[{"delta":{"content":"x"}}]}\n\ndata: [DONE]\n\n',
+    "/v1/messages": b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"text":"x"}}\n\n'
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+    "/v1/responses": b'data: {"type":"response.output_text.delta","delta":"x"}\n\ndata: {"type":"response.completed"}\n\n',
+    "/api/generate": b'data: {"response":"x"}\n\ndata: {"response":"","done":true}\n\n',
+}
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+async def test_every_dialect_has_its_end_mark(path: str):
+    body = DIALECTS[path]
+    async with served(Reply((body,))) as gateway:
+        assert (await ask(gateway.url, path=path))[0] == "x"
+    whole = body[: body.rfind(b"\n\n", 0, -2) + 2]
+    rest = Reply((body[len(whole) :],))
+    async with served(Reply((whole,)), rest) as gateway:  # a proper end of the connection is none of the answer
+        assert (await ask(gateway.url, path=path))[0] == "x"
+        assert gateway.asked[1] == ("GET", f"/jobs/01J/stream?offset={len(whole)}")

@@ -80,6 +80,7 @@ class Site:
         router.add_get(PATH, self.overview)
         router.add_post(PATH, self.sign_in)
         router.add_get(f"{PATH}/static/{{stamp}}/{{name}}", self.file)
+        router.add_get(f"{PATH}/{{name:foreman-client\\.js}}", self.file)  # where other pages find it
 
     async def overview(self, request: web.Request) -> web.StreamResponse:
         """The page as it is at this moment."""
@@ -102,7 +103,7 @@ class Site:
         found = FILES.get(request.match_info["name"])
         if found is None:
             raise web.HTTPNotFound
-        ours = request.match_info["stamp"] == STAMP
+        ours = request.match_info.get("stamp") == STAMP
         headers = {
             hdrs.ETAG: f'"{found.etag}"',
             hdrs.CACHE_CONTROL: "private, max-age=31536000, immutable" if ours else "no-cache",

@@ -33,6 +33,7 @@ AGAIN: Final = 1.0
 _STOP: Final = 5.0
 _SWEEP: Any = maintenance.sweep  # arq's Protocol for coroutines asks for a __qualname__ that mypy sees on no function
 _DELIVERIES: Any = maintenance.sweep_deliveries  # as above
+_ROLL_UP: Any = maintenance.roll_up  # as above
 _DELIVER: Any = webhooks.deliver  # as above
 _AT_ONCE: Final = 1000
 """arq jobs at once. A slow receiver holds a few of them at most, so that a hundred of such delay nobody."""
@@ -100,6 +101,7 @@ class Background:
                     keep_result=0,
                     run_at_startup=True,
                 ),
+                cron(_ROLL_UP, name=f"{pool}:roll_up", minute=1, second=0, keep_result=0, run_at_startup=True),
             ],
             ctx=self._context(),
             handle_signals=False,
@@ -113,7 +115,7 @@ class Background:
         )
 
     def _context(self) -> dict[Any, Any]:
-        return {"queue": self._store.queue, webhooks.COURIER: self._courier}
+        return {"queue": self._store.queue, "tallies": self._store.tallies, webhooks.COURIER: self._courier}
 
 
 def _bytes(value: Any) -> bytes:

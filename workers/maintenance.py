@@ -41,3 +41,12 @@ async def sweep_deliveries(context: dict[Any, Any]) -> int:
     if sent:
         log.info("webhook.last_attempts", deliveries=len(sent))
     return len(sent)
+
+
+async def roll_up(context: dict[Any, Any]) -> int:
+    """Each hour: fold the counts of hours that are over for long into those of their days. How many hours."""
+    try:
+        folded: int = await context["tallies"].roll_up()
+    except StoreUnavailableError:
+        return 0
+    return folded

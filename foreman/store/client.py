@@ -25,6 +25,7 @@ from foreman.store.operators import Operators
 from foreman.store.queue import Queue
 from foreman.store.roster import Limits
 from foreman.store.swaps import Swaps
+from foreman.store.tallies import Tallies
 from foreman.store.url import StoreUrl, parse
 from foreman.store.views import Views
 from foreman.store.wire import Wire
@@ -86,6 +87,7 @@ class Store:
         self.operators = Operators(connection, pool, limits)
         self.views = Views(connection, pool, limits)
         self.answers = Answers(connection, self.queue.keys)
+        self.tallies = Tallies(connection, self.queue.keys)
         self.swaps = Swaps(connection, self.queue.keys)
         self.findings = findings
         """What connect() saw that should be put right: for `doctor` and `/healthz`."""

@@ -136,6 +136,13 @@ WAITING: Final = Template(
 CALLS: Final = Template(
     "calls", "calls", "zset", Life.OWNED, "URLs with something in line or under way; score when to look at them, ms"
 )
+TALLY: Final = Template(
+    "tally",
+    "tally:<span>",
+    "hash",
+    Life.EXPIRES,
+    "counts of an hour (h<hours since the epoch>, kept 4 days) or a day (d<days>, kept 90): `job:<surface> <state>`, `webhook:<how> <host>`",
+)
 ARQ: Final = Template("arq", "arq", "zset", Life.OWNED, "arq's queue; score when to run, ms")
 ARQ_HEALTH: Final = Template("arq_health", "arq:health", "string", Life.EXPIRES, "the background worker's sign of life")
 PAUSES: Final = Template(
@@ -180,7 +187,7 @@ LINK_SECRET: Final = Template("link_secret", "link_secret", "string", Life.FOREV
 
 TEMPLATES: Final = (
     REQUEST, EVENTS, ARTIFACT, JOB, LANE, FACTS, LANES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, PAUSES, AUDIT, TOTALS, EPOCHS, PULSE,
-    DELIVERY_BODY, DELIVERY, OUTBOX, DELIVERIES, ATTEMPTS, RECEIVERS, RECEIVER, BUSY, WAITING, CALLS, ARQ_HEALTH, ARQ,
+    DELIVERY_BODY, DELIVERY, OUTBOX, DELIVERIES, ATTEMPTS, RECEIVERS, RECEIVER, BUSY, WAITING, CALLS, TALLY, ARQ_HEALTH, ARQ,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
     TARGETS, TARGET, ORPHANED, STATUS, PROBE, WAKE, INBOX, SWAPS, LEDGER, LEARNED, LINK_SECRET,
 )  # fmt: skip

@@ -10,7 +10,7 @@ from foreman.store import keys as k
 KEYS = k.Keys("night")
 FILLED = {"id": "01ABC", "slot": "drain", "lane": "sha256:1|num_ctx=4@gpu:1", "state": "working", "surface": "sync",
           "name": "gpu:1", "kind": "worker",
-          "digest": "0f",
+          "digest": "0f", "span": "h498687",
           "url": "http://x:9/hook?a=b"}  # fmt: skip
 
 

@@ -19,6 +19,7 @@ local function count()
   redis.call('HSET', key, 'status', status, 'error', err, 'at', now)
   redis.call('HINCRBY', key, outcome == 'delivered' and 'delivered' or 'failed', 1)
   note_receiver(d.url, now)
+  tally_told(d, now, outcome)
   if not failed then
     redis.call('HDEL', key, 'failures', 'probe_at', 'gap')
   elseif redis.call('HINCRBY', key, 'failures', 1) == broken then
@@ -40,6 +41,7 @@ end
 
 local function given_up(word, at)
   note(d, now, 0, '', '', word, '')
+  tally_told(d, now, word)
   close(d, word)
   send_next(d.job, d.url, at, now)
   return word

@@ -1,3 +1,4 @@
+-- include: tally
 -- Deliveries of webhooks: per job a lane in order of seq, of which only the head is ever tried; per URL a line of such
 -- heads and a few places. A place is taken in the step that hands a delivery to arq (an arq job in arq's own spelling, run
 -- at once) and given on in the step that ends the attempt: so arq never holds more of one URL than that URL bears, and
@@ -136,6 +137,9 @@ local function go_when_told(id)
   for _, key in ipairs(job_keys(id)) do redis.call('PEXPIREAT', key, ends) end
 end
 
+-- Counted by host: URLs may be of one use only.
+local function tally_told(d, now, how) tally(now, 'webhook:' .. how, string.match(d.url, '^%a+://([^/?#]+)') or 'other') end
+
 local function close(d, ending)
   local key = k_delivery(d.id)
   redis.call('HSET', key, 'ending', ending)
@@ -198,6 +202,7 @@ local function tell(id, seq, state, now)
   elseif d.tries > 0 and not d.last and not d.inflight then
     local hold = tonumber(redis.call('HGET', k_delivery(head), 'hold') or '0')
     note(d, now, 0, '', '', 'superseded', '')
+    tally_told(d, now, 'superseded')
     close(d, 'superseded')
     send_next(id, url, hold, now)
   else

@@ -74,6 +74,7 @@ class Turn {
     this.offset = 0 // bytes of the answer that were handed out as chunks
     this.over = false
     this.given = 0
+    this.connected = false
     this.phase = ''
     this.tokens = 0
   }
@@ -103,7 +104,8 @@ class Turn {
           }
           const pause = failure.retryAfter ?? PAUSES[Math.min(failures, PAUSES.length) - 1]
           const late = (performance.now() - heard) / 1000 + pause > this.patience
-          if (!failure.retryable || late || (this.given && !this.key)) throw failure
+          const nobody = !this.connected && failures >= this.urls.length
+          if (!failure.retryable || late || nobody || (this.given && !this.key)) throw failure
           this.urls.push(this.urls.shift())
           this.tell('resuming', { attempt: failures })
           await this.pause(pause)
@@ -121,6 +123,7 @@ class Turn {
     const reply = resume
       ? await fetch(`${this.urls[0]}/jobs/${encodeURIComponent(this.jobId)}/stream?offset=${this.offset}`, { headers: this.headers, signal: this.abort.signal })
       : await fetch(this.urls[0] + this.path, { method: 'POST', body: this.body, signal: this.abort.signal, headers: this.postHeaders() })
+    this.connected = true
     if (!reply.ok) throw await this.refusal(reply, resume)
     const jobId = reply.headers.get('X-Foreman-Job-Id') ?? this.jobId
     let skip = 0

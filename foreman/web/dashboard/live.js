@@ -2,7 +2,7 @@
 // connect again by myself, and poll where a proxy holds the stream back.
 import { ask } from "./api.js";
 
-const SILENT = 20_000; // ms without a word after which a stream counts as held back; it speaks each 15 s at least
+const SILENT = 8_000; // ms without a word after which a stream counts as held back; it speaks each 2 s at least
 const POLL = 2_000;
 const PAUSES = [500, 1_000, 2_000, 5_000];
 
@@ -62,10 +62,9 @@ function connect() {
   stop();
   source = new EventSource("/ops/events");
   source.onerror = () => lost();
-  source.addEventListener("leaving", () => lost("the gateway restarts"));
-  for (const kind of ["snapshot", "message"]) {
-    source.addEventListener(kind, (event) => arrived(JSON.parse(event.data)));
-  }
+  source.addEventListener("bye", () => lost("the gateway restarts"));
+  source.addEventListener("snapshot", (event) => arrived(JSON.parse(event.data)));
+  source.addEventListener("change", (event) => arrived({ ...live.state, ...JSON.parse(event.data) }));
   watch();
 }
 

@@ -124,7 +124,9 @@ def job_link(job_id: str, *, whole: bool = False) -> Markup:
     )
 
 
-def button(text: str, do: str, *, ask: str | None = None, said: str = "Done.", kind: str = "") -> Markup:
+def button(
+    text: str, do: str, *, ask: str | None = None, said: str = "Done.", kind: str = "", ident: str | None = None
+) -> Markup:
     """What a script makes a request of; without scripts it is not shown.
 
     Args:
@@ -133,10 +135,12 @@ def button(text: str, do: str, *, ask: str | None = None, said: str = "Done.", k
         ask: The question before it is done.
         said: What is told when it was.
         kind: `danger` for what can't be undone.
+        ident: The element's id, for what a key does.
     """
+    named = f' id="{ident}"' if ident else ""
     question = f' data-ask="{escape(ask)}"' if ask else ""
     return Markup(
-        f'<button type="button" class="act {kind}" data-do="{escape(do)}"{question} data-said="{escape(said)}">'
+        f'<button type="button"{named} class="act {kind}" data-do="{escape(do)}"{question} data-said="{escape(said)}">'
         f"{escape(text)}</button>"
     )
 

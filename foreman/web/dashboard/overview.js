@@ -87,7 +87,7 @@ function card(target) {
   const held = target.state === "paused";
   return h("article", { class: `card t-${target.state}`, key: target.name },
     h("header", {}, h("h3", {}, name(target.name)), state(target.state),
-      held && target.paused?.until && h("small", {}, `until ${target.paused.until.slice(11, 16)} UTC`)),
+      held && target.pause?.until && h("small", {}, `until ${target.pause.until.slice(11, 16)} UTC`)),
     h("p", { class: "soft" }, target.kind, target.version ? ` ${target.version}` : "", " · ", name(target.url)),
     target.error && target.state !== "up" && h("p", { class: "bad" }, `since ${span(since(target.since, now()))}: ${target.error}`),
     h("h4", {}, "Loaded"),

@@ -98,6 +98,12 @@ class Frame:
         return f"<p>Signed in: {who}</p>{out}"
 
 
+def trouble(frame: Frame, view: str, message: str) -> str:
+    """A view that can't be shown, and why."""
+    words = f'<div class="bad" role="alert"><p>{escape(message)}</p></div>'
+    return frame.document(view, f"<h1>{VIEWS[view]}</h1>{words}")
+
+
 def sign_in(message: str) -> str:
     """The form that asks for the token once."""
     said = f'<p class="bad" role="alert">{escape(message)}</p>' if message else ""

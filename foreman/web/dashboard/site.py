@@ -1,7 +1,7 @@
 """The page's door: its views, its files, and the form that takes a token once.
 
-The app adds my routes. I ask web/snapshot.py and the store for what a view shows and hand it to page.py, serve the
-scripts and the style sheet that lie beside me, and answer what may not look with the form. I change nothing.
+The app adds my routes. Reading says what a view shows; I wrap it, serve the scripts and the style sheet that lie
+beside me, and answer those who may not look with the form. I change nothing.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
 
-from foreman.core.jobs import State
-from foreman.store.errors import StoreUnavailableError
+from foreman.core.errors import Failure
 from foreman.web import auth
 from foreman.web.body import read_body
 from foreman.web.dashboard import page
 from foreman.web.dashboard.markup import PATH
-from foreman.web.dashboard.overview import overview
 from foreman.web.middleware import CALLER
 
 if TYPE_CHECKING:
-    from foreman.core.errors import Failure
-    from foreman.core.jobs import Job
-    from foreman.store.queue import Queue
-    from foreman.web.snapshot import Snapshots
+    from collections.abc import Awaitable, Callable
 
-SHOWN_JOBS: Final = 50
-SHOWN_FAILURES: Final = 10
+    from foreman.web.dashboard.reading import Reading
+    from foreman.web.middleware import Handler
+
+    View = Callable[[web.Request, page.Frame], Awaitable[str]]
+
+CLIENT: Final = "foreman-client.js"
+"""What other pages may load too."""
 _FORM_LIMIT: Final = 16 * 1024
 _COOKIE_LIFE: Final = 30 * 24 * 3600
 _TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -71,44 +71,59 @@ STAMP: Final = hashlib.sha256(" ".join(f"{name}:{FILES[name].etag}" for name in 
 class Site:
     """The page of one gateway."""
 
-    queue: Queue
-    snapshots: Snapshots
+    reading: Reading
     keeper: auth.Gatekeeper
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Put all paths on the router."""
-        router.add_get(PATH, self.overview)
+        reading = self.reading
+        router.add_get(PATH, self._view("", reading.overview))
         router.add_post(PATH, self.sign_in)
+        router.add_get(f"{PATH}/timeline", self.timeline)
+        router.add_get(f"{PATH}/jobs", self._view("jobs", reading.listed))
+        router.add_get(f"{PATH}/jobs/{{job_id}}", self._view("jobs", reading.job))
+        router.add_get(f"{PATH}/failures", self._view("failures", reading.failures))
+        router.add_get(f"{PATH}/webhooks", self._view("webhooks", reading.webhooks))
+        router.add_get(f"{PATH}/playground", self._view("playground", reading.playground))
+        router.add_get(f"{PATH}/health", self._view("health", reading.health))
+        router.add_get(f"{PATH}/audit", self._view("audit", reading.audit))
         router.add_get(f"{PATH}/static/{{stamp}}/{{name}}", self.file)
-        router.add_get(f"{PATH}/{{name:foreman-client\\.js}}", self.file)  # where other pages find it
+        router.add_get(f"{PATH}/{CLIENT}", self.client)
 
-    async def overview(self, request: web.Request) -> web.StreamResponse:
-        """The page as it is at this moment."""
-        seen = await self.snapshots.state()
-        reasons = await self.snapshots.reasons()
-        waiting: list[Job] = []
-        failures: list[Job] = []
-        try:
-            waiting = await self.queue.recent(frozenset({State.QUEUED}), SHOWN_JOBS)
-            failures = await self.queue.recent(frozenset({State.FAILED}), SHOWN_FAILURES)
-        except StoreUnavailableError as error:
-            reasons.append(error.message)
-        return html(overview(self._frame(request), seen, waiting, failures, reasons))
+    def _view(self, name: str, make: View) -> Handler:
+        """A view's handler: what went wrong is told in the page, with its status."""
 
-    def _frame(self, request: web.Request) -> page.Frame:
-        return page.Frame(STAMP, request[CALLER].role.value, request[CALLER].name, closed=self.keeper.closed)
+        async def handler(request: web.Request) -> web.StreamResponse:
+            caller = request[CALLER]
+            frame = page.Frame(STAMP, caller.role.value, caller.name, closed=self.keeper.closed)
+            try:
+                return html(await make(request, frame))
+            except Failure as failure:
+                response = html(page.trouble(frame, name, failure.message), failure.status)
+                response.headers["X-Foreman-Error"] = failure.code
+                return response
+
+        return handler
+
+    async def timeline(self, request: web.Request) -> web.StreamResponse:
+        """A piece of the overview, fetched by its script."""
+        return html(await self.reading.timeline(request))
+
+    async def client(self, request: web.Request) -> web.StreamResponse:
+        """The client for programs in browsers, under a name that stays."""
+        return self._file(request, FILES.get(CLIENT), "no-cache")
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         """A script or the style sheet. Under our own stamp it never changes."""
-        found = FILES.get(request.match_info["name"])
+        ours = request.match_info["stamp"] == STAMP
+        kept = "private, max-age=31536000, immutable" if ours else "no-cache"
+        return self._file(request, FILES.get(request.match_info["name"]), kept)
+
+    @staticmethod
+    def _file(request: web.Request, found: File | None, kept: str) -> web.StreamResponse:
         if found is None:
             raise web.HTTPNotFound
-        ours = request.match_info.get("stamp") == STAMP
-        headers = {
-            hdrs.ETAG: f'"{found.etag}"',
-            hdrs.CACHE_CONTROL: "private, max-age=31536000, immutable" if ours else "no-cache",
-            "X-Content-Type-Options": "nosniff",
-        }
+        headers = {hdrs.ETAG: f'"{found.etag}"', hdrs.CACHE_CONTROL: kept, "X-Content-Type-Options": "nosniff"}
         if any(tag.value in {found.etag, "*"} for tag in request.if_none_match or ()):
             return web.Response(status=304, headers=headers)
         return web.Response(body=found.body, content_type=found.content_type, charset="utf-8", headers=headers)

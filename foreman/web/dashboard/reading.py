@@ -1,0 +1,220 @@
+"""What each view shows: its URL and who looks become calls of the store, their replies a page.
+
+web/dashboard/site.py puts me on its routes. I read and change nothing; a named caller gets its own jobs, one who only
+looks gets no requests, answers and deliveries, and where the store is away the view says so.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from foreman import settings as settings_module
+from foreman.core import lanes
+from foreman.core.errors import Code, Failure
+from foreman.core.ids import is_ulid
+from foreman.core.jobs import State, Surface
+from foreman.store.errors import StoreUnavailableError
+from foreman.store.records import Wanted
+from foreman.web.auth import Role
+from foreman.web.dashboard import jobs, timeline, views
+from foreman.web.dashboard.overview import overview
+from foreman.web.middleware import CALLER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aiohttp import web
+
+    from foreman.core.jobs import Job
+    from foreman.settings import Settings
+    from foreman.store.client import Store
+    from foreman.store.deliveries import Tried
+    from foreman.store.records import Page
+    from foreman.web.dashboard.page import Frame
+    from foreman.web.inventory import Inventory
+    from foreman.web.outlook import Outlooks
+    from foreman.web.snapshot import Snapshots
+
+PAGE: Final = 50
+FAILURES: Final = 500
+SHOWN_FAILURES: Final = 10
+RAN: Final = 300
+"""Jobs looked at for the timeline's ticks."""
+HOOKED: Final = 40
+"""Jobs whose webhook logs are looked at for the last attempts."""
+DEEDS: Final = 200
+KEPT: Final = 3.0
+"""Seconds for which a drawing serves everybody."""
+_ID_LENGTH: Final = 26
+_HIGHEST: Final = "Z"
+"""The last letter of an id's alphabet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The views of one gateway."""
+
+    settings: Settings
+    store: Store
+    inventory: Inventory
+    outlooks: Outlooks
+    snapshots: Snapshots
+    _drawn: dict[int, tuple[float, str]] = field(default_factory=dict)
+
+    async def overview(self, request: web.Request, frame: Frame) -> str:
+        """What is loaded, what runs, who waits."""
+        seen, reasons = await self._pool()
+        waiting: list[Job] = []
+        failed: list[Job] = []
+        try:
+            waiting = await self.store.queue.recent(frozenset({State.QUEUED}), PAGE)
+            failed = await self.store.queue.recent(frozenset({State.FAILED}), SHOWN_FAILURES)
+        except StoreUnavailableError as error:
+            reasons.append(error.message)
+        own = request[CALLER]
+        if own.role is Role.NAMED:
+            waiting, failed = ([job for job in some if job.caller == own.name] for some in (waiting, failed))
+        return overview(frame, seen, waiting, failed, reasons)
+
+    async def timeline(self, request: web.Request) -> str:
+        """The history of swaps, as a piece of the overview."""
+        back = timeline.fits(request.query.get("span"))
+        at, drawn = self._drawn.get(back, (float("-inf"), ""))
+        if time.monotonic() - at > KEPT:
+            queue = self.store.queue
+            history = {one.name: await self.store.swaps.of(one.name) for one in await self.inventory.fresh()}
+            ran = timeline.ran((await queue.page(Wanted(), None, RAN)).jobs)
+            drawn = timeline.timeline(history, ran, time.time(), back)
+            self._drawn[back] = (time.monotonic(), drawn)
+        return drawn
+
+    async def listed(self, request: web.Request, frame: Frame) -> str:
+        """The list of jobs."""
+        query = request.query
+        names = ("id", "state", "model", "endpoint", "surface", "caller")
+        filters = jobs.Filters(**{name: query.get(name, "").strip() for name in names})
+        models = sorted({tag["name"] for target in self.inventory.targets for tag in target.tags if tag.get("name")})
+        complaint = _wrong(filters)
+        if complaint:
+            return jobs.job_list(frame, filters, (), None, models, complaint)
+        page = await self._page(filters, query.get("cursor"), request)
+        return jobs.job_list(frame, filters, page.jobs, page.next, models, None)
+
+    async def job(self, request: web.Request, frame: Frame) -> str:
+        """One job. Raises Failure (404): unknown, or another caller's."""
+        job_id = request.match_info["job_id"].upper()
+        job = await self.store.queue.get(job_id) if is_ulid(job_id) else None
+        caller = request[CALLER]
+        if job is None or (caller.role is Role.NAMED and job.caller != caller.name):
+            raise Failure(Code.BAD_REQUEST, f"no job {job_id[:64]!r} is known here (any more)", status=404)
+        outlook = await self.outlooks.of(job) if job.state in {State.QUEUED, State.LOADING} else None
+        tried = await self.store.deliveries.log(job.id) if frame.acts else None
+        return jobs.job_detail(frame, job, outlook, await self.store.queue.events(job.id), tried)
+
+    async def failures(self, request: web.Request, frame: Frame) -> str:
+        """What failed, by code."""
+        own = request[CALLER]
+        if own.role is Role.NAMED:
+            failed = list(
+                (await self.store.queue.page(Wanted(frozenset({State.FAILED}), caller=own.name), None, FAILURES)).jobs
+            )
+        else:
+            failed = await self.store.queue.recent(frozenset({State.FAILED}), FAILURES)
+        return views.failures(frame, failed, FAILURES)
+
+    async def webhooks(self, request: web.Request, frame: Frame) -> str:
+        """Who is told. Raises Failure (403) for named callers: their jobs' views have their own."""
+        if request[CALLER].role is Role.NAMED:
+            raise Failure(Code.FORBIDDEN, "this token sees the webhooks of its own jobs, in their views")
+        deliveries = self.store.deliveries
+        tried: list[tuple[str, Tried]] | None = None
+        if frame.acts:
+            tried = []
+            page = await self.store.queue.page(Wanted(surface=Surface.ASYNC), None, HOOKED)
+            for job in page.jobs:
+                if job.state_webhook_url:
+                    tried += [(job.id, one) for one in await deliveries.log(job.id)]
+            tried.sort(key=lambda pair: -pair[1].time)
+            del tried[PAGE:]
+        return views.webhooks(frame, await deliveries.receivers(), tried, await deliveries.waiting())
+
+    async def health(self, request: web.Request, frame: Frame) -> str:
+        """What stands behind the page, and what it was told; the settings not for named callers."""
+        seen, reasons = await self._pool()
+        own = request[CALLER].role is Role.NAMED
+        return views.health(frame, seen, reasons, self._facts(), () if own else _told(self.settings))
+
+    async def audit(self, request: web.Request, frame: Frame) -> str:
+        """What operators did. Raises Failure (403) for named callers."""
+        if request[CALLER].role is Role.NAMED:
+            raise Failure(Code.FORBIDDEN, "this token runs jobs; the log of actions is the operator's")
+        return views.audit(frame, await self.store.operators.audit(DEEDS))
+
+    async def playground(self, _request: web.Request, frame: Frame) -> str:
+        """A chat; the page's script draws it."""
+        names = {tag["name"] for target in self.inventory.targets for tag in target.tags if tag.get("name")}
+        words = "A chat with any model, to see how it waits and answers. It needs JavaScript."
+        body = f'<h1>Playground</h1><p class="none">{words}</p>'
+        return frame.document("playground", body, {"models": sorted(names)})
+
+    # ------------------------------------------------------------------ what the handlers share
+
+    async def _pool(self) -> tuple[dict[str, Any], list[str]]:
+        return await self.snapshots.state(), await self.snapshots.reasons()
+
+    async def _page(self, filters: jobs.Filters, cursor: str | None, request: web.Request) -> Page:
+        """A page of the list. Ids that begin alike stand together, so their beginning is a place in the list."""
+        own = request[CALLER]
+        wanted = Wanted(
+            states=frozenset({State(filters.state)} if filters.state else ()),
+            model=lanes.canonical(filters.model) if filters.model else None,
+            endpoint=filters.endpoint or None,
+            surface=Surface(filters.surface) if filters.surface else None,
+            caller=own.name if own.role is Role.NAMED else filters.caller or None,
+        )
+        begins = filters.id.upper()
+        below = cursor if cursor and is_ulid(cursor) else None
+        if begins and below is None:
+            below = begins.ljust(_ID_LENGTH, _HIGHEST) + _HIGHEST
+        page = await self.store.queue.page(wanted, below, PAGE)
+        if not begins:
+            return page
+        found = tuple(job for job in page.jobs if job.id.startswith(begins))
+        more = page.next if len(found) == len(page.jobs) and (page.next or "").startswith(begins) else None
+        return type(page)(found, more)
+
+    def _facts(self) -> list[tuple[str, object]]:
+        return [
+            ("Listens on", self.settings.addr),
+            ("Pool", self.settings.pool),
+            ("Durability", self.settings.durability),
+        ]
+
+
+def _wrong(filters: jobs.Filters) -> str | None:
+    """What is wrong with the filters, as a sentence."""
+    if filters.state and filters.state not in set(State):
+        return f"There is no state {filters.state!r}: use one of {', '.join(State)}."
+    if filters.surface and filters.surface not in set(Surface):
+        return f"There is no surface {filters.surface!r}: use sync or async."
+    if filters.id and not is_ulid(filters.id.upper().ljust(_ID_LENGTH, "0")):
+        return "An id has up to 26 digits and letters, without I, L, O and U."
+    return None
+
+
+def _told(settings: Settings) -> Iterator[tuple[str, str, bool]]:
+    """Each variable, its value and whether it was set; of a secret only that it is one."""
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        given = name in settings.model_fields_set
+        if name in settings_module.SECRET and value:
+            shown = "(hidden)"
+        elif isinstance(value, dict):
+            shown = ",".join(f"{getattr(key, 'word', key)}={one:g}s" for key, one in value.items())
+        elif isinstance(value, tuple):
+            shown = ",".join(f"{one:g}s" if isinstance(one, float) else str(one) for one in value)
+        else:
+            shown = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        yield settings_module.PREFIX + name.upper(), shown, given

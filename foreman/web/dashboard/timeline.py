@@ -1,0 +1,187 @@
+"""The history of swaps as a drawing and as a table: who was loaded where, what the loads took, which jobs ran.
+
+web/dashboard/reading.py hands me records; the page's script puts what comes back into the overview. Places along the
+time axis are percentages, so that the drawing fits any width and its words stay readable.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from html import escape
+from typing import TYPE_CHECKING, Final
+
+from foreman.core.jobs import State
+from foreman.web.dashboard import markup
+from foreman.web.dashboard.markup import Markup, join, span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from foreman.core.jobs import Job
+    from foreman.store.records import SwapRecord
+
+SPANS: Final = {900: "15 min", 3600: "1 h", 21600: "6 h"}
+"""Seconds one may look back."""
+SHOWN: Final = 50
+"""Swaps in the table."""
+_ROW, _GAP, _NAME, _AXIS = 18, 14, 18, 20
+_LABELLED: Final = 9.0
+"""Percent of the width from which on a residency has room for its name."""
+_STEPS: Final = {900: 180, 3600: 600, 21600: 3600}
+_REASONS: Final = {
+    "room": "there was a free place",
+    "empty": "nothing else was left",
+    "due": "its turn had come",
+    "class": "a higher class waited",
+    "pin": "it is pinned",
+    "found": "somebody else loaded it",
+}
+
+
+def timeline(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Job], now: float, back: int) -> str:
+    """The drawing with its buttons, key and table.
+
+    Args:
+        history: Target → its residencies, oldest first.
+        jobs: Those that ran lately.
+        now: The right edge, seconds since the epoch.
+        back: Seconds from the left edge to the right one, one of SPANS.
+    """
+    begin = now - back
+    buttons = "".join(
+        f'<button type="button" data-look="{seconds}" aria-pressed="{str(seconds == back).lower()}">{title}</button>'
+        for seconds, title in SPANS.items()
+    )
+    head = Markup(f'<p class="acts"><span class="soft">Loaded lanes over the last</span>{buttons}</p>')
+    shown = {name: [one for one in records if (one.end or now) > begin] for name, records in history.items()}
+    if not any(shown.values()):
+        return join(head, Markup('<p class="none">Nothing was loaded in that time.</p>'))
+    return join(head, _drawing(shown, jobs, now, back), _key(shown), _table(shown))
+
+
+def colour(lane: str) -> str:
+    """The lane's colour, the same as in format.js."""
+    total = 7
+    for letter in lane:
+        total = (total * 31 + ord(letter)) & 0xFFFFFFFF
+    return f"c{total % 10}"
+
+
+def _drawing(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Job], now: float, back: int) -> Markup:
+    begin = now - back
+
+    def x(moment: float) -> float:
+        return 100 * min(1.0, max(0.0, (moment - begin) / back))
+
+    parts: list[str] = []
+    top = 0
+    for name, records in history.items():
+        parts.append(f'<text x="0" y="{top + 12}">{escape(name[:60])}</text>')
+        top += _NAME
+        rows = _rows(records, now)
+        height = max(1, len(rows)) * _ROW
+        parts.append(f'<rect class="rail" x="0" y="{top}" width="100%" height="{height}" rx="3"></rect>')
+        for number, row in enumerate(rows):
+            parts += [_residency(one, top + number * _ROW, x, now) for one in row]
+        mine = [job for job in jobs if job.target == name and job.started_at and (job.finished_at or now) > begin]
+        parts += [_tick(job, top + height, x) for job in mine]
+        top += height + _GAP
+    step = _STEPS[back]
+    first = int(begin // step + 1) * step
+    for moment in range(first, int(now) + 1, step):
+        at = x(moment)
+        clock = datetime.fromtimestamp(moment, UTC).strftime("%H:%M")
+        anchor = "end" if at > 95 else "start" if at < 5 else "middle"
+        parts.append(f'<text x="{at:.2f}%" y="{top + 8}" text-anchor="{anchor}">{clock}</text>')
+    swaps = sum(len(records) for records in history.values())
+    label = f"{swaps} residencies on {len(history)} targets in {SPANS[back]}, UTC; the table below says the same"
+    hatch = (
+        '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+        '<rect class="paper" width="3" height="6"></rect></pattern></defs>'
+    )
+    return Markup(
+        f'<svg role="img" aria-label="{escape(label)}" width="100%" height="{top + _AXIS}">{hatch}{"".join(parts)}</svg>'
+    )
+
+
+def _rows(records: Sequence[SwapRecord], now: float) -> list[list[SwapRecord]]:
+    """Residencies that overlap one below the other, as a target with several places has them."""
+    rows: list[list[SwapRecord]] = []
+    for one in records:
+        free = next((row for row in rows if (row[-1].end or now) <= one.t0 + 0.5), None)
+        if free is None:
+            rows.append([one])
+        else:
+            free.append(one)
+    return rows
+
+
+def _residency(one: SwapRecord, top: int, x: object, now: float) -> str:
+    assert callable(x)
+    left, loaded, right = x(one.t0), x(one.loaded), x(one.end or now)
+    held = span((one.end or now) - one.loaded)
+    title = f"{one.model}: {_why(one.reason)}; load {span(one.loaded - one.t0)}, held {held}"
+    name = one.model.removesuffix(":latest")
+    text = (
+        f'<text class="on" x="{loaded:.3f}%" dx="5" y="{top + 13}">{escape(name[:40])}</text>'
+        if right - loaded > _LABELLED + 0.35 * len(name[:40])
+        else ""
+    )
+    return (
+        f'<g class="{colour(one.lane)}"><title>{escape(title)}</title>'
+        f'<rect class="held" x="{left:.3f}%" y="{top + 1}" width="{max(0.15, right - left):.3f}%" height="{_ROW - 2}" rx="2"></rect>'
+        f'<rect fill="url(#hatch)" x="{left:.3f}%" y="{top + 1}" width="{max(0.0, loaded - left):.3f}%" height="{_ROW - 2}"></rect>'
+        f"{text}</g>"
+    )
+
+
+def _tick(job: Job, bottom: int, x: object) -> str:
+    assert callable(x)
+    at = x(job.started_at)
+    kind = "tick fail" if job.state is State.FAILED else "tick"
+    return f'<line class="{kind}" x1="{at:.3f}%" x2="{at:.3f}%" y1="{bottom + 1}" y2="{bottom + 8}"></line>'
+
+
+def _key(history: Mapping[str, Sequence[SwapRecord]]) -> Markup:
+    lanes = {one.lane: one.model for records in history.values() for one in records}
+    entries = "".join(
+        f'<li class="{colour(lane)}" data-key="{escape(lane)}"><i></i>{markup.name(model)}</li>'
+        for lane, model in sorted(lanes.items(), key=lambda pair: pair[1])[:SHOWN]
+    )
+    more = '<li class="loads"><i></i>hatched: loads</li><li>| a job begins</li>'
+    return Markup(f'<ul class="chips">{entries}{more}</ul>')
+
+
+def _table(history: Mapping[str, Sequence[SwapRecord]]) -> Markup:
+    found = sorted((one for records in history.values() for one in records), key=lambda one: -one.t0)[:SHOWN]
+    rows = (
+        (
+            markup.moment(one.t0),
+            markup.name(one.target),
+            markup.name(one.model),
+            _why(one.reason),
+            span(one.loaded - one.t0),
+            span(one.end - one.loaded) if one.end else "still loaded",
+            one.ended_by,
+            "cut short" if one.cut else None,
+        )
+        for one in found
+    )
+    heads = ("Time (UTC)", "Target", "Model", "Because", "Load#", "Held#", "Ended by", "The one before")
+    return Markup(
+        f'<details data-key="swaps"><summary>The same as a table</summary>{markup.table("Swaps, newest first", heads, rows, "")}</details>'
+    )
+
+
+def _why(reason: str) -> str:
+    return _REASONS.get(reason, reason)
+
+
+def fits(text: str | None) -> int:
+    """The span that was asked for, or the shortest."""
+    return next((seconds for seconds in SPANS if str(seconds) == text), next(iter(SPANS)))
+
+
+def ran(jobs: Iterable[Job]) -> list[Job]:
+    """Those that a target has run."""
+    return [job for job in jobs if job.started_at is not None]

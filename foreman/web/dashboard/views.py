@@ -1,0 +1,293 @@
+"""Four views: failures by their code, webhooks' receivers, health with the settings in force, and the log of actions.
+
+web/dashboard/reading.py asks the store and hands me values; what comes back is HTML. What a code means and what to do
+about it stands here once, for the one who has to act on it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from foreman.protocols.job_object import rfc3339
+from foreman.web.dashboard import markup
+from foreman.web.dashboard.markup import Markup, job_link, join, section, table
+from foreman.web.dashboard.overview import health as reasons_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from foreman.core.jobs import Job
+    from foreman.store.deliveries import Receiver, Tried
+    from foreman.store.operators import Deed
+    from foreman.web.dashboard.page import Frame
+
+EXAMPLES: Final = 5
+"""Jobs named per code."""
+MEANING: Final = {
+    "bad_request": "The caller sent something that makes no sense. Its sender must change it.",
+    "model_not_found": "No target has the model. Pull it, or correct its name.",
+    "payload_too_large": "The request is above FOREMAN_MAX_BODY.",
+    "deadline_exceeded": "It could not end in time: too much ahead, or a deadline too short. Look at the lanes' waits.",
+    "upstream_error": "The target answered with an error of its own. Its words are in the job.",
+    "upstream_unreachable": "The target took no connection, or reset it. Look at the target's card and its own log.",
+    "upstream_truncated": "The target's answer ended in the middle. Look for a crash or a full memory in its log.",
+    "interrupted": "The worker was lost after the first byte. Callers may send it again.",
+    "poison": "Three workers were lost over it. Look at the workers' logs before anybody retries it.",
+    "stalled": "The target said nothing for FOREMAN_UPSTREAM_TIMEOUT. It may hang, or the limit is too short.",
+    "queue_full": "FOREMAN_MAX_QUEUE or the store's limit was reached. Slow the callers down, or raise it.",
+    "store_unavailable": "The store did not answer. See Health.",
+    "shutting_down": "The gateway was stopping. Callers may send it again.",
+}
+
+
+def failures(frame: Frame, failed: Sequence[Job], looked: int) -> str:
+    """The failures on record, grouped by code, the most frequent first.
+
+    Args:
+        frame: What stands around it.
+        failed: Newest first.
+        looked: How many were asked for at most; there may be more.
+    """
+    groups: dict[str, list[Job]] = defaultdict(list)
+    for job in failed:
+        groups[str((job.error or {}).get("code"))].append(job)
+    parts = [Markup("<h1>Failures</h1>")]
+    if not failed:
+        parts.append(Markup('<p class="ok">✓ No failure is on record.</p>'))
+    else:
+        some = f"The last {looked:,} failures." if len(failed) >= looked else f"All {len(failed):,} failures on record."
+        parts.append(Markup(f'<p class="soft">{some}</p>'))
+    for code, group in sorted(groups.items(), key=lambda pair: -len(pair[1])):
+        parts.append(_group(code, group))
+    return frame.document("failures", join(*parts))
+
+
+def _group(code: str, group: Sequence[Job]) -> Markup:
+    models: dict[str, int] = defaultdict(int)
+    for job in group:
+        models[job.model] += 1
+    often = sorted(models, key=lambda name: -models[name])[:EXAMPLES]
+    rows = (
+        (
+            job_link(job.id),
+            markup.name(job.model),
+            markup.name(job.target),
+            markup.name(job.caller),
+            (job.error or {}).get("message"),
+            markup.ago(job.finished_at),
+        )
+        for job in group[:EXAMPLES]
+    )
+    counts = join(*(join(markup.name(name), Markup(f" <small>{models[name]:,}</small> ")) for name in often))
+    title = Markup(f'<h2><span class="bad">{markup.cell(code)}</span> <small>{len(group):,}</small></h2>')
+    head = Markup(f'<div class="head">{title}<span class="soft">last {markup.ago(group[0].finished_at)}</span></div>')
+    return join(
+        Markup(f'<section data-key="{markup.cell(code)}">'),
+        head,
+        Markup(f"<p>{markup.cell(MEANING.get(code, 'See the message.'))}</p>"),
+        Markup(f'<p class="soft">Models: {counts}</p>'),
+        table(f"The last failures with {code}", ("Job", "Model", "Target", "Caller", "Message", "When"), rows, ""),
+        Markup("</section>"),
+    )
+
+
+# ---------------------------------------------------------------------------- webhooks
+
+
+def webhooks(frame: Frame, receivers: Sequence[Receiver], tried: Sequence[tuple[str, Tried]] | None, open_: int) -> str:
+    """Who is told, how it takes it, and what was tried last.
+
+    Args:
+        frame: What stands around it.
+        receivers: The newest first.
+        tried: The last attempts with their jobs; None where the one who looks may not see them.
+        open_: Deliveries that have not ended.
+    """
+    rows = (
+        (
+            markup.name(_address(receiver.url, whole=frame.acts)),
+            _standing(receiver),
+            f"{receiver.open:,}",
+            f"{receiver.running:,}",
+            f"{receiver.delivered:,}",
+            f"{receiver.failed:,}",
+            receiver.failures or None,
+            receiver.status,
+            receiver.error,
+            markup.ago(receiver.tried_at),
+            markup.moment(receiver.next_at),
+        )
+        for receiver in receivers
+    )
+    heads = (
+        *("Receiver", "State", "Open#", "Under way#", "Taken#", "Failed#", "In a row#", "Status#", "Last error"),
+        *("Last try", "Next try (UTC)"),
+    )
+    parts = [
+        Markup("<h1>Webhooks</h1>"),
+        Markup(f'<p class="soft">{open_:,} deliveries are on their way.</p>'),
+        section("Receivers", table("Receivers", heads, rows, "Nobody was told of anything yet.")),
+    ]
+    if tried is not None:
+        parts.append(section("Last attempts", _attempts(frame, tried)))
+    return frame.document("webhooks", join(*parts))
+
+
+def _standing(receiver: Receiver) -> Markup:
+    word = str(receiver.standing)
+    return markup.state(
+        {"well": "well", "failing": "failing"}.get(word, "spared"),
+        {"broken": "broken: one try a minute"}.get(word, word),
+    )
+
+
+def _address(url: str, *, whole: bool) -> str:
+    """A receiver's URL; for those who only look without its query, where secrets tend to stand."""
+    return url if whole else urlsplit(url)._replace(query="", fragment="").geturl()
+
+
+def _attempts(frame: Frame, tried: Sequence[tuple[str, Tried]]) -> Markup:
+    rows = (
+        (
+            markup.moment(one.time),
+            job_link(job_id),
+            f"job.{one.state}",
+            markup.name(one.url),
+            one.attempt,
+            markup.state("done" if one.error is None else "failed", "taken" if one.error is None else "not taken"),
+            one.status,
+            one.error,
+            markup.button("Send again", f"POST /deliveries/{one.id}/redeliver", said="It is sent again.")
+            if frame.acts
+            else None,
+        )
+        for job_id, one in tried
+    )
+    heads = ("Time (UTC)", "Job", "Event", "Receiver", "Attempt#", "Outcome", "Status#", "Why", "")
+    return table("Last attempts", heads, rows, "Nothing was tried yet.")
+
+
+# ---------------------------------------------------------------------------- health, audit
+
+
+def health(
+    frame: Frame,
+    state: Mapping[str, Any],
+    reasons: Sequence[str],
+    facts: Sequence[tuple[str, object]],
+    settings: Iterable[tuple[str, str, bool]],
+) -> str:
+    """The parts behind the page, and what they were told.
+
+    Args:
+        frame: What stands around it.
+        state: As `/ops/state` gives it.
+        reasons: Why the pool is not at its best.
+        facts: More numbers of this gateway.
+        settings: Variable, value, whether it was set.
+    """
+    store = state["store"]
+    parts = [
+        Markup("<h1>Health</h1>"),
+        reasons_of(reasons),
+        section(
+            "Store and this gateway",
+            markup.facts(
+                (
+                    ("Store", markup.state(store["status"], store.get("error") or store["status"])),
+                    ("Store's latency", markup.milliseconds(store["latency_ms"])),
+                    *facts,
+                    ("Version", state["version"]),
+                )
+            ),
+        ),
+        section("Workers and their leases", _workers(state["workers"])),
+        section("Gateways", _gateways(state["gateways"])),
+        section("Targets", _targets(state["targets"])),
+        section("Settings in force", _settings(settings)),
+    ]
+    return frame.document("health", join(*parts))
+
+
+def _workers(workers: Iterable[dict[str, Any]]) -> Markup:
+    rows = (
+        (
+            markup.code(worker["id"]),
+            markup.name(worker["target"]),
+            worker["since"],
+            worker.get("version"),
+            markup.state("ok", "linked")
+            if not worker.get("unreachable")
+            else markup.state("failed", f"no link to {', '.join(worker['unreachable'])}"),
+        )
+        for worker in workers
+    )
+    heads = ("Worker", "Holds target", "Since", "Version", "Links")
+    return table("Workers", heads, rows, "No worker is alive: start `foreman serve --role worker`.")
+
+
+def _gateways(gateways: Iterable[dict[str, Any]]) -> Markup:
+    rows = ((markup.code(one["id"]), one["callers"], one.get("since"), one.get("version")) for one in gateways)
+    return table(
+        "Gateways", ("Gateway", "Callers waiting#", "Since", "Version"), rows, "No gateway has announced itself."
+    )
+
+
+def _targets(targets: Iterable[dict[str, Any]]) -> Markup:
+    rows = (
+        (
+            markup.name(one["name"]),
+            markup.state(one["state"]),
+            one["kind"],
+            one.get("version"),
+            one["slots"],
+            one.get("places"),
+            one.get("since"),
+            one.get("error"),
+        )
+        for one in targets
+    )
+    heads = ("Target", "State", "Kind", "Version", "Slots#", "Places#", "Since", "Why")
+    return table("Targets", heads, rows, "No worker has announced a target yet.")
+
+
+def _settings(settings: Iterable[tuple[str, str, bool]]) -> Markup:
+    rows = (
+        (markup.code(name), markup.code(value), Markup("<b>set</b>") if given else "default")
+        for name, value, given in settings
+    )
+    return table("Settings", ("Variable", "Value", "From"), rows, "")
+
+
+def audit(frame: Frame, deeds: Sequence[Deed]) -> str:
+    """What operators did, newest first."""
+    rows = (
+        (
+            markup.moment(deed.time),
+            markup.name(deed.who),
+            deed.action,
+            deed.kind.value,
+            markup.name(deed.name),
+            _came_of(deed),
+        )
+        for deed in deeds
+    )
+    heads = ("Time (UTC)", "Who", "Did", "To a", "Name", "Outcome")
+    body = join(
+        Markup("<h1>Audit</h1>"),
+        table("Actions, newest first", heads, rows, "Nobody has paused, resumed or cleared anything."),
+    )
+    return frame.document("audit", body)
+
+
+def _came_of(deed: Deed) -> str:
+    found = deed.outcome
+    if deed.action == "clear":
+        left = f", {found['left']:,} left" if found.get("left") else ""
+        return f"{found.get('cancelled', 0):,} jobs cancelled{left}"
+    if deed.action == "resume":
+        return "resumed" if found.get("changed") else "was not paused"
+    until = f"until {rfc3339(found['until'] / 1000)}" if found.get("until") else "until resumed"
+    return f"paused {until}{', unloaded' if found.get('unload') else ''}"

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 
+LAYOUT: Final = 1
+"""Raised when a version can't share a pool with the one before: `make faults` mixes those that say the same."""
+
+
 class Life(enum.Enum):
     """How a key ends."""
 
@@ -71,6 +75,9 @@ FACTS: Final = Template(
     "facts", "facts:<slot>:<lane>", "hash", Life.OWNED, "a lane's model, options, counts; a TTL while empty"
 )
 LANES: Final = Template("lanes", "lanes:<slot>", "set", Life.OWNED, "the lanes of a slot that have queued jobs")
+CHANGES: Final = Template(
+    "changes", "changes:<slot>", "stream", Life.FOREVER, "lanes that changed, the last thousand changes; for the drain"
+)
 DELAYED: Final = Template(
     "delayed",
     "delayed:<slot>",
@@ -186,7 +193,7 @@ LEARNED: Final = Template(
 LINK_SECRET: Final = Template("link_secret", "link_secret", "string", Life.FOREVER, "what links prove they know, hex")
 
 TEMPLATES: Final = (
-    REQUEST, EVENTS, ARTIFACT, JOB, LANE, FACTS, LANES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, PAUSES, AUDIT, TOTALS, EPOCHS, PULSE,
+    REQUEST, EVENTS, ARTIFACT, JOB, LANE, FACTS, LANES, CHANGES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, PAUSES, AUDIT, TOTALS, EPOCHS, PULSE,
     DELIVERY_BODY, DELIVERY, OUTBOX, DELIVERIES, ATTEMPTS, RECEIVERS, RECEIVER, BUSY, WAITING, CALLS, TALLY, ARQ_HEALTH, ARQ,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
     TARGETS, TARGET, ORPHANED, STATUS, PROBE, WAKE, INBOX, SWAPS, LEDGER, LEARNED, LINK_SECRET,

@@ -29,7 +29,7 @@ def show(ledger: Ledger, promises: list[Promise], naps: list[tuple[float, float]
     print(
         f"       {old:4} lives of an older version beside the new one"
         if pool.old
-        else "       no older version: no git history here"
+        else "       no older version that could share this pool"
     )
     worst = max((late for _, late in naps), default=0.0)
     print(f"clock  a process that only sleeps was late by {worst * 1000:.0f} ms at most\n")

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
     from tests.faults.judge import Promise
 
 SEED: Final = 20_261_121
-OLD: Final = "51a9b6e"
-"""The older version that some seats begin with: the last one before two targets could share a lane's place."""
+LAYOUT: Final = "foreman/store/keys.py"
+"""Holds `LAYOUT`: versions that share it can share a pool."""
+FAR: Final = 40
+"""Commits that an older version may be back."""
 TIME_PASSES: Final = """
 local at = '0'
 repeat
@@ -124,7 +127,7 @@ class Run:
         pool.store_up()
         ledger.blow("store absent at start", "store", ledger.began)
         await asyncio.gather(*(pool.ready(name) for name in pool.seats if not name.startswith("gpu")))
-        say(f"up: {len(pool.seats)} processes{', three of an older version' if pool.old else ''}")
+        say(f"up: {len(pool.seats)} processes{f', three of an older version ({pool.old.name})' if pool.old else ''}")
         callers = Callers(pool, ledger, hooks)
         self.hands = Injectors(pool, ledger, callers)
         watcher = asyncio.get_running_loop().create_task(self._watch_epochs())
@@ -270,13 +273,32 @@ def say(text: str) -> None:
 
 
 def older(commit: str, folder: Path) -> Path | None:
-    """The tree of an older commit, or None where there is no history."""
-    tree = folder / "old"
-    tree.mkdir()
-    git = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=False)
-    if git.returncode:
+    """The tree of an older commit, or None where there is none that can share a pool with this one.
+
+    `auto`: the oldest of the last FAR commits with today's LAYOUT.
+    """
+
+    def git(*args: str) -> bytes | None:
+        ran = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, check=False)
+        return None if ran.returncode else ran.stdout
+
+    def layout(text: str) -> str | None:
+        found = re.search(r"^LAYOUT: Final = (\d+)$", text, re.MULTILINE)
+        return found and found[1]
+
+    if commit == "auto":
+        commit = ""
+        wanted = layout((ROOT / LAYOUT).read_text())
+        for one in (git("rev-list", "--first-parent", f"--max-count={FAR}", "HEAD") or b"").decode().split()[1:]:
+            if layout((git("show", f"{one}:{LAYOUT}") or b"").decode()) != wanted:
+                break
+            commit = one
+    packed = git("archive", commit) if commit else None
+    if packed is None:
         return None
-    subprocess.run(["tar", "-x", "-C", str(tree)], input=git.stdout, check=True)
+    tree = folder / f"old-{commit[:7]}"
+    tree.mkdir()
+    subprocess.run(["tar", "-x", "-C", str(tree)], input=packed, check=True)
     return tree
 
 
@@ -285,7 +307,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--old", default=OLD, help="a commit; '' for none")
+    parser.add_argument("--old", default="auto", help="a commit; '' for none")
     parser.add_argument("--keep", action="store_true", help="leave the logs")
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="foreman-faults-"))

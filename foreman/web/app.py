@@ -30,9 +30,9 @@ from foreman.web.bounds import Bounds
 from foreman.web.call import Calls
 from foreman.web.connection import CallerConnection
 from foreman.web.dashboard.markup import PATH
-from foreman.web.dashboard.reading import Reading
 from foreman.web.dashboard.site import Site, sign_in_page
 from foreman.web.ends import Ends
+from foreman.web.feed import Feed
 from foreman.web.intake import Intake
 from foreman.web.inventory import Inventory
 from foreman.web.jobs_api import JobsAPI
@@ -90,6 +90,8 @@ class Gateway:
         self.waiting = Waiting(store.queue, self.inventory, self._tasks, down_wait=settings.down_wait)
         self.calls = Calls(settings, store.queue, gateway_id, self.inventory, self.waiting, self._new_id, self._tasks)
         self.ends = Ends(store.queue, gateway_id)
+        self.feed: Feed | None = None
+        """Once started."""
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
 
@@ -113,6 +115,8 @@ class Gateway:
         """Take no more calls, let those in progress end within `grace` seconds, then leave."""
         self.calls.leaving = True
         self.ends.leave()
+        if self.feed is not None:
+            await self.feed.close()
         log.info("gateway.leaving", callers=len(self.waiting.calls), grace=grace)
         if not await self.waiting.empty(grace):
             for call in list(self.waiting.calls.values()):
@@ -150,9 +154,10 @@ class Gateway:
         findings = tuple(finding.message for finding in self._store.findings)
         bounds = Bounds(Policy(swap_budget=self.settings.swap_budget), lambda: self.waiting.run_seconds)
         snapshots = Snapshots(self._store, self.inventory, outlooks, bounds, findings)
-        OpsAPI(snapshots, self.calls).add_routes(app.router)
+        self.feed = Feed(snapshots, self._tasks)
+        OpsAPI(snapshots, self.calls, self.feed).add_routes(app.router)
         OperatorsAPI(self._store, self.inventory).add_routes(app.router)
-        Site(Reading(self.settings, self._store, self.inventory, outlooks, snapshots), keeper).add_routes(app.router)
+        Site(self._store.queue, snapshots, keeper).add_routes(app.router)
         return app
 
     async def _listen(self) -> None:

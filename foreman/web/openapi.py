@@ -18,6 +18,7 @@ from foreman.protocols.job_request import ENDPOINTS, JobRequest
 PATH: Final = "/openapi.json"
 _JSON: Final = "application/json"
 _NDJSON: Final = "application/x-ndjson"
+_SSE: Final = "text/event-stream"
 _ANSWERS: Final = (
     *(job_object.JobObject, job_object.WaitingJobObject, job_object.Accepted, job_object.JobList, job_object.EventList),
     *(
@@ -134,6 +135,10 @@ _OPERATIONS: Final = (
         "post", "/deliveries/{delivery}/redeliver", "redeliver", "Send an event again", {202: _ref("Redelivery")}, (404,)
     ),
     _Operation("get", "/ops/state", "state", "The whole pool at one moment", {200: _ref("PoolState")}),
+    _Operation(
+        "get", "/ops/events", "feed", "The snapshot, then its changes, twice a second at most", {200: {"type": "string"}},
+        headers=(("Last-Event-ID", {"type": "string"}, "Go on behind this event where it is still known"),), kind=_SSE,
+    ),
     _Operation(
         "get", "/ops/lanes", "lanes", "The lanes that have a word in their model or key", {200: _ref("LaneList")}, (422,),
         query=(

@@ -17,6 +17,7 @@ from foreman.web.snapshot import LANES
 
 if TYPE_CHECKING:
     from foreman.web.call import Calls
+    from foreman.web.feed import Feed
     from foreman.web.snapshot import Snapshots
 
 _WORD: Final = 200
@@ -29,6 +30,7 @@ class OpsAPI:
 
     snapshots: Snapshots
     calls: Calls
+    feed: Feed
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Put all paths on the router."""
@@ -36,6 +38,7 @@ class OpsAPI:
         router.add_get("/readyz", self.readyz)
         router.add_get("/ops/state", self.state)
         router.add_get("/ops/lanes", self.lanes)
+        router.add_get("/ops/events", self.feed.serve, allow_head=False)
 
     async def healthz(self, _request: web.Request) -> web.StreamResponse:
         """Always 200 while this process answers; `degraded` says whether all is well behind it."""

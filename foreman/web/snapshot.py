@@ -65,7 +65,7 @@ class Snapshots:
             away = {"store": {"status": "unavailable", "latency_ms": None, "error": error.message}}
             return base | last | away
         self._last = {name: value for name, value in seen.items() if name != "store"} | {"as_of": base["now"]}
-        return base | self._last | {"store": seen["store"]}
+        return base | seen | {"as_of": None}
 
     async def lanes(self, most: int, word: str) -> dict[str, Any]:
         """The lanes whose model or key has `word`, and how many more there are. Raises StoreUnavailableError."""

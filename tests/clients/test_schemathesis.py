@@ -22,6 +22,7 @@ async def test_no_500_and_no_undocumented_answer(tmp_path) -> None:
         stranger = await asyncio.create_subprocess_exec(
             *(Path(sys.executable).with_name("schemathesis"), "run", f"{house.url}/openapi.json"),
             *("--checks", CHECKS, "--max-examples", "15", "--seed", SEED, "--no-color"),
+            *("--exclude-path", "/ops/events"),  # it never ends
             cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-
 LAYOUT: Final = 1
 """Raised when a version can't share a pool with the one before: `make faults` mixes those that say the same."""
 

@@ -102,7 +102,7 @@ class Wire:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, up_writer, self.up))
                 group.create_task(self._pump(up_reader, writer, self.down))
-        except* OSError:
+        except* (OSError, RuntimeError):  # uvloop says the latter of a socket that was cut
             pass
         finally:
             self._tasks.discard(task)

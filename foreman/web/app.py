@@ -30,6 +30,7 @@ from foreman.web.bounds import Bounds
 from foreman.web.call import Calls
 from foreman.web.connection import CallerConnection
 from foreman.web.dashboard.markup import PATH
+from foreman.web.dashboard.reading import Reading
 from foreman.web.dashboard.site import Site, sign_in_page
 from foreman.web.ends import Ends
 from foreman.web.feed import Feed
@@ -157,7 +158,7 @@ class Gateway:
         self.feed = Feed(snapshots, self._tasks)
         OpsAPI(snapshots, self.calls, self.feed).add_routes(app.router)
         OperatorsAPI(self._store, self.inventory).add_routes(app.router)
-        Site(self._store.queue, snapshots, keeper).add_routes(app.router)
+        Site(Reading(self.settings, self._store, self.inventory, outlooks, snapshots), keeper).add_routes(app.router)
         return app
 
     async def _listen(self) -> None:

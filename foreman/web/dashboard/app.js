@@ -202,4 +202,5 @@ speaker.setAttribute("role", "status");
 if (view) patch(main); // the first paint is told again from here on
 view?.begin?.(boot, say);
 start(boot.state, show);
+document.addEventListener("redraw", show);
 setInterval(show, 1_000);

@@ -25,6 +25,11 @@ export const overview = {
   begin(boot) {
     operates = boot.role === "operator";
     wanted = new URLSearchParams(location.search).get("lane") ?? "";
+    document.addEventListener("click", ({ target }) => {
+      if (!target.dataset?.look) return;
+      history = { ...history, span: target.dataset.look, at: -TIMELINE };
+      look(live.state);
+    });
   },
   render(boot) {
     const seen = live.state;
@@ -61,6 +66,7 @@ function look(seen) {
   Object.assign(history, { at: performance.now(), swaps: seen.ledger.swaps });
   ask(`/ui/timeline?span=${history.span}`).then((html) => {
     history.nodes = [...new DOMParser().parseFromString(html, "text/html").body.childNodes].map(tree);
+    document.dispatchEvent(new Event("redraw"));
   }, () => {});
 }
 

@@ -146,14 +146,15 @@ def unwrapped(address: Address) -> Address:
 
 
 def allowing(destination: Destination) -> str:
-    """The line that would allow it."""
-    host = f"[{destination.host}]" if ":" in destination.host else destination.host
-    return f"FOREMAN_WEBHOOK_ALLOW={host}:{destination.port}"
+    """The line that would allow it; of an address that leads to another one, that."""
+    host = destination.host if destination.address is None else str(unwrapped(destination.address))
+    return f"FOREMAN_WEBHOOK_ALLOW={f'[{host}]' if ':' in host else host}:{destination.port}"
 
 
 def refusal(destination: Destination, address: Address | None) -> str:
     """Why a webhook may not go there, and the line to add."""
-    leads = "" if address is None or str(address) == destination.host else f" leads to {address}, which"
+    inner = None if address is None else unwrapped(address)
+    leads = "" if inner is None or inner == destination.address else f" leads to {inner}, which"
     return (
         f"{destination.host}{leads} is no public address: if it is yours, start foreman with {allowing(destination)} "
         "(a comma separates several)"

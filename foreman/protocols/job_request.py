@@ -38,7 +38,7 @@ EXAMPLE: Final[dict[str, JsonValue]] = {
     "metadata": {"run": "nightly-7"},
 }
 
-_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_RFC3339: Final = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:)(\d\d)((?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d))", re.ASCII)
 _PRIORITIES: Final = tuple(member.word for member in reversed(Priority))
 _TYPE: Final = "job."
 
@@ -86,9 +86,11 @@ def _moment(value: object) -> float | None:
     if value is None:
         return None
     try:
-        if isinstance(value, str) and _RFC3339.fullmatch(value):
-            moment = datetime.fromisoformat(value.upper().replace(" ", "T"))
-            return moment.astimezone(UTC).timestamp()  # an OverflowError where UTC has no year for it
+        if isinstance(value, str) and (read := _RFC3339.fullmatch(value)):
+            leap = read[2] == "60"  # a leap second, which clocks count as the one after it
+            spelled = read[1] + ("59" if leap else read[2]) + read[3]
+            moment = datetime.fromisoformat(spelled.upper().replace(" ", "T"))
+            return moment.astimezone(UTC).timestamp() + leap  # an OverflowError where UTC has no year for it
     except (ValueError, OverflowError):
         pass
     raise ValueError("use a time of RFC 3339 such as 2026-11-21T22:00:00Z")

@@ -62,6 +62,8 @@ class Inventory:
         self.unwritten: StoreUnavailableError | None = None
         """Why the store took not what this gateway wrote last (it may still be read: a full disk, a replica)."""
         self._at = float("-inf")
+        self._probed_at = float("-inf")
+        """When a probe that was asked for had told that a model is not there."""
         self._index: dict[str, list[tuple[TargetStatus, str]]] = {}
         self.targets: tuple[TargetStatus, ...] = ()
         """The last snapshot, in order of name."""
@@ -119,13 +121,19 @@ class Inventory:
         return next((target for target in self.targets if target.name == name), None)
 
     async def _probe_again(self, model: str) -> None:
+        """At most one probe a second; who asks within one after it gets to hear what it said, whatever the model."""
+        if self._loop.time() - self._probed_at < PROBE_WAIT:
+            return
         before = {target.name: target.probed_at for target in self.targets if target.state != "down"}
         await self._queue.ask_probe(list(before))
         for _ in range(round(PROBE_WAIT / _PROBE_POLL)):
             now = {target.name: target.probed_at for target in await self.fresh(_PROBE_POLL)}
-            if self._look_up(model) is not None or all(now.get(name, at) > at for name, at in before.items()):
+            if self._look_up(model) is not None:
                 return
+            if all(now.get(name, at) > at for name, at in before.items()):
+                break
             await asyncio.sleep(_PROBE_POLL)
+        self._probed_at = self._loop.time()
 
     def _look_up(self, model: str) -> Found | None:
         canonical = lanes.canonical(model)

@@ -222,8 +222,8 @@ class JobsAPI:
 
 def sender(request: web.Request) -> Sender:
     """Who sends a job, and what its headers say of it."""
-    headers = passed(request)
-    return Sender(request[CALLER], request.headers.get("Idempotency-Key"), headers)
+    given = request.headers
+    return Sender(request[CALLER], given.get("Idempotency-Key"), passed(request), given.get("X-Foreman-Target"))
 
 
 def answer(shape: BaseModel, status: int = 200) -> web.Response:

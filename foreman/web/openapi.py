@@ -75,6 +75,7 @@ _KEY: Final = (
     {"type": "string", "minLength": 1, "maxLength": 255},
     "The same key and body again is the same job: 200 instead of 202",
 )
+_TARGET: Final = ("X-Foreman-Target", {"type": "string"}, "The one target that may run it")
 _LIST_QUERY: Final = (
     ("state", {"type": "string", "pattern": f"^(({_STATES})(,({_STATES}))*)?$"}, "One or more, joined by commas"),
     ("model", {"type": "string"}, "By any of its names"),
@@ -104,12 +105,12 @@ _LIMIT: Final = ("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "de
 _OPERATIONS: Final = (
     _Operation(
         "post", "/jobs", "submit", "Queue a job", _SUBMITTED, (400, 404, 408, 413, 422),
-        headers=(_KEY,), body=((_JSON,), _ref("JobRequest")),
+        headers=(_KEY, _TARGET), body=((_JSON,), _ref("JobRequest")),
     ),
     _Operation("get", "/jobs", "list", "Jobs, newest first", {200: _ref("JobList")}, (422,), query=_LIST_QUERY),
     _Operation(
         "post", "/jobs/batch", "batch", "Queue a job a line; an answer a line, in order", {200: _BYTES}, (400,),
-        headers=(_KEY,), body=((_NDJSON, "text/plain"), _BYTES), kind=_NDJSON,
+        headers=(_KEY, _TARGET), body=((_NDJSON, "text/plain"), _BYTES), kind=_NDJSON,
     ),
     _Operation(
         "get", "/jobs/{job_id}", "show", "A job, at once or at its end", {200: _OBJECT}, (404, 422),
@@ -122,7 +123,7 @@ _OPERATIONS: Final = (
     _Operation("get", "/jobs/{job_id}/events", "events", "Its transitions", {200: _ref("EventList")}, (404,)),
     _Operation(
         "post", "/jobs/{job_id}/retry", "retry", "A new job of an ended one", _SUBMITTED, (400, 404, 409, 410, 422),
-        headers=(_KEY,),
+        headers=(_KEY, _TARGET),
     ),
     _Operation(
         "get", "/jobs/{job_id}/artifacts/{name}", "artifact", "The bytes of a result", {200: {}, 304: None}, (404, 410)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from foreman.protocols.ollama import Peek
     from foreman.settings import Settings
     from foreman.store.queue import Queue
-    from foreman.store.records import Submitted
+    from foreman.store.records import Submitted, TargetStatus
     from foreman.web.auth import Caller
     from foreman.web.call import Calls, Ticket
     from foreman.web.intake import Intake
@@ -54,7 +54,8 @@ class Sender:
     """Idempotency-Key."""
     headers: Mapping[str, str] | None = None
     """Those of its headers that go upstream."""
-
+    target: str | None = None
+    """X-Foreman-Target: the one target that may run it."""
     number: int | None = None
     """Of a batch's line, from 1 on."""
 
@@ -118,7 +119,7 @@ class Submission:
             own = {name: value for name, value in taken.own.items() if name != "not_before"}
         caller = sender.caller
         owner = job.caller if caller.role is Role.OPERATOR else caller.name
-        sender = Sender(caller, sender.key, kept.headers)
+        sender = Sender(caller, sender.key, kept.headers, sender.target or job.target_only)
         return await self._queue(
             taken, check(own, time.time()), sender, fingerprint=job.id, retry_of=job.id, owner=owner
         )
@@ -141,7 +142,7 @@ class Submission:
             await self.receivers.check(asked.state_webhook_url)
         await self.intake.inventory.fresh()
         seen = _peeked(asked.endpoint, taken.payload, self.intake.inventory.foreign)
-        ticket = await self.intake.ticket(asked.endpoint, taken.payload, seen)
+        ticket = await self.intake.ticket(asked.endpoint, taken.payload, seen, self._target(sender.target))
         priority = sender.caller.priority(asked.priority, Priority.NORMAL)
         new = NewJob(
             id=self.new_id(),
@@ -173,6 +174,14 @@ class Submission:
             own_fields=taken.cuts if taken.own else None,
         )
         return await self._receipt(new, ticket, await self._send(new))
+
+    def _target(self, name: str | None) -> TargetStatus | None:
+        """The target that was asked for. Raises Failure (422)."""
+        found = None if name is None else self.intake.inventory.named(name)
+        if name is not None and found is None:
+            known = ", ".join(target.name for target in self.intake.inventory.targets) or "(no target is known yet)"
+            wrong("X-Foreman-Target", f"use one of {known}")
+        return found
 
     async def _send(self, new: NewJob) -> Submitted:
         """Submit; once more where the reply was lost, since the same id again changes nothing."""

@@ -15,6 +15,7 @@ SEED = "4"
 
 
 async def test_no_500_and_no_undocumented_answer(tmp_path) -> None:
+    tmp_path.joinpath("schemathesis.toml").write_text("[parameters]\nwait = 0.5\n")  # else it gives a long poll up
     async with (
         FakeOllama(models=[str(EXAMPLE["model"])], tokens=3) as fake,
         rig(tmp_path, f"main={fake.url}", max_body="1MiB") as house,

@@ -66,6 +66,7 @@ def test_a_name_that_no_rule_knows_must_still_be_resolved() -> None:
     [
         ("http://127.0.0.1:7/x", r"FOREMAN_WEBHOOK_ALLOW=127\.0\.0\.1:7 "),
         ("http://[::1]/x", r"FOREMAN_WEBHOOK_ALLOW=\[::1\]:80 "),
+        ("http://[::ffff:7f00:1]:7/", r"leads to 127\.0\.0\.1, which .* FOREMAN_WEBHOOK_ALLOW=127\.0\.0\.1:7 "),
         ("https://localhost/x", r"FOREMAN_WEBHOOK_ALLOW=localhost:443 "),
         ("http://a.localhost./x", r"FOREMAN_WEBHOOK_ALLOW=a.localhost"),
         ("http://2130706433/", "disguise"), ("http://0x7f000001/", "disguise"), ("http://127.1/", "disguise"),
@@ -84,6 +85,6 @@ def test_refused_with_what_to_change(url: str, why: str) -> None:
 
 
 def test_the_line_it_prints_allows_it() -> None:
-    for url in ("http://127.0.0.1:7/x", "http://[::1]/x", "https://localhost/x"):
+    for url in ("http://127.0.0.1:7/x", "http://[::1]/x", "https://localhost/x", "http://[::ffff:10.0.0.1]/"):
         line = destinations.allowing(destinations.read(url)).partition("=")[2]
         assert check(url, parse(line)) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from foreman.core.errors import Failure
@@ -86,3 +88,9 @@ def test_a_wrong_field_is_named(field: str, value: object) -> None:
 def test_seven_days_ahead_is_not_too_far() -> None:
     assert check({"not_before": "2027-01-22T08:00:00Z"}, NOW).not_before == NOW + FURTHEST
     assert METADATA_LIMIT == 4096
+
+
+def test_a_leap_second_is_the_one_after() -> None:
+    assert check({"not_before": "2026-12-31T23:59:60Z"}, NOW).not_before == datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    with pytest.raises(Failure):
+        check({"not_before": "2026-12-31T23:59:61Z"}, NOW)

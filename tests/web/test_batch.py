@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from foreman.web import batch
+from foreman.web import batch, inventory
 from tests.web.conftest import wait_until
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -213,3 +213,20 @@ async def test_expect_100(caller) -> None:
     assert (await caller.head()).status == 100
     caller.send(body)
     assert len(answers(await caller.reply())) == 1
+
+
+async def test_models_that_nobody_has_cost_one_look_a_second(gateway, caller, monkeypatch) -> None:
+    asked, ask = [], gateway.inventory._queue.ask_probe
+
+    async def counted(names):
+        asked.append(names)
+        await ask(names)
+
+    monkeypatch.setattr(gateway.inventory._queue, "ask_probe", counted)
+    monkeypatch.setattr(inventory, "PROBE_WAIT", 3600.0)
+    monkeypatch.setattr(inventory, "_PROBE_POLL", 900.0)
+    monkeypatch.setattr(inventory.asyncio, "sleep", lambda _: asyncio.tasks.sleep(0))
+    found = answers(await caller.post("/jobs/batch", lines(*(CHAT | {"model": f"nope-{n}"} for n in range(100)))))
+    assert {one["error"]["code"] for one in found} == {"model_not_found"}
+    assert len(found) == 100
+    assert 1 <= len(asked) <= batch.AT_ONCE

@@ -430,6 +430,27 @@ class TestCancel:
         assert (reply.status, reply.json()["state"]) == (200, state)
 
 
+class TestTarget:
+    async def test_the_one_that_was_asked_for(self, caller, worker) -> None:
+        await worker.publish("gpu2", "m:latest")
+        await wait_until(lambda: caller_sees(caller, "gpu2"))
+        reply = await caller.post("/jobs", CHAT, X_Foreman_Target="gpu2")
+        assert reply.status == 202, reply.body
+        job_id = reply.json()["job_id"]
+        job = await worker.store.queue.get(job_id)
+        assert job.target_only == "gpu2"
+        await caller.get(f"/jobs/{job_id}", method="DELETE")
+        again = (await caller.post(f"/jobs/{job_id}/retry", b"")).json()["job_id"]
+        assert (await worker.store.queue.get(again)).target_only == "gpu2"
+
+    async def test_one_that_is_not_there(self, caller) -> None:
+        assert "gpu1" in error(await caller.post("/jobs", CHAT, X_Foreman_Target="gpu9"), 422)
+
+
+async def caller_sees(caller, target: str) -> bool:
+    return target in {one["name"] for one in (await caller.get("/ops/state")).json()["targets"]}
+
+
 class TestRetry:
     async def test_a_new_job_of_the_same(self, caller, worker) -> None:
         tonight = rfc3339((datetime.now(UTC) + timedelta(hours=1)).timestamp())

@@ -161,6 +161,13 @@ PAUSES: Final = Template(
 AUDIT: Final = Template(
     "audit", "audit", "stream", Life.EXPIRES, "what operators did: the last 1000, 90 days after the last"
 )
+METERS: Final = Template(
+    "meters", "meters", "hash", Life.FOREVER, "what was counted and timed since the pool began, for /metrics"
+)
+RECENT: Final = Template("recent", "recent:<lane>", "list", Life.EXPIRES, "how a lane's last 32 runs went, for an hour")
+LIVE: Final = Template(
+    "live", "live", "hash", Life.EXPIRES, "how each process does: `<role>:<id>` → `<since ms> <JSON>`; out after 10 s"
+)
 TOTALS: Final = Template("totals", "totals", "hash", Life.FOREVER, "jobs ended since the pool began, by state")
 EPOCHS: Final = Template("epochs", "epochs", "string", Life.FOREVER, "the last target epoch given out")
 PULSE: Final = Template("pulse", "pulse", "string", Life.FOREVER, "when somebody last renewed or recovered, ms")
@@ -192,7 +199,7 @@ LEARNED: Final = Template(
 LINK_SECRET: Final = Template("link_secret", "link_secret", "string", Life.FOREVER, "what links prove they know, hex")
 
 TEMPLATES: Final = (
-    REQUEST, EVENTS, ARTIFACT, JOB, LANE, FACTS, LANES, CHANGES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, PAUSES, AUDIT, TOTALS, EPOCHS, PULSE,
+    REQUEST, EVENTS, ARTIFACT, JOB, LANE, FACTS, LANES, CHANGES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, PAUSES, AUDIT, METERS, RECENT, LIVE, TOTALS, EPOCHS, PULSE,
     DELIVERY_BODY, DELIVERY, OUTBOX, DELIVERIES, ATTEMPTS, RECEIVERS, RECEIVER, BUSY, WAITING, CALLS, TALLY, ARQ_HEALTH, ARQ,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
     TARGETS, TARGET, ORPHANED, STATUS, PROBE, WAKE, INBOX, SWAPS, LEDGER, LEARNED, LINK_SECRET,

@@ -1,4 +1,4 @@
-"""What operators look at and nobody decides by: the lanes at a glance.
+"""What operators look at and nobody decides by: lanes at a glance, what was counted, failures, how processes do.
 
 The gateway's `/ops` and `/metrics` call me through `store.views`; I turn scripts' replies into values. What I tell is
 bounded, however much there is: the rest is counted.
@@ -6,10 +6,16 @@ bounded, however much there is: the rest is counted.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any, Final
 
-from foreman.core.jobs import Priority, Slot
+from foreman.core.jobs import Priority, Slot, State
+from foreman.store import rows
 from foreman.store.roster import Roster
+
+LOOKED: Final = 1000
+"""Failures that are grouped, and runs that a timeline shows, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,69 @@ class Glance:
     """The deepest, then those that are due first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """What was counted since the pool began, and what /metrics tells of this moment."""
+
+    now: float
+    counts: dict[str, int]
+    """As include/meters.lua spells it: `jobs:<state>:<endpoint>`, `bucket:<histogram>:<number>` …"""
+    open_deliveries: int
+    turn_since: float | None
+    """Since when the delivery that waits longest has its turn."""
+    pauses: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """How one run of a lane went; durations in milliseconds, None where there is none."""
+
+    state: State
+    code: str
+    """Of a failure."""
+    ttft: float | None
+    """Of an answer that was streamed."""
+    tpot: float | None
+    queued: float | None
+    caller: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failures of one code, among the last LOOKED; lists hold the newest five."""
+
+    code: str
+    count: int
+    last: float
+    message: str
+    """Of the last one."""
+    job_ids: tuple[str, ...]
+    models: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """The last failures."""
+
+    looked_at: int
+    total: int
+    """Since the pool began."""
+    groups: tuple[FailureGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A job that has run."""
+
+    job_id: str
+    target: str
+    lane: str
+    state: State
+    began: float
+    ended: float
+
+
 class Views(Roster):
     """The views of one pool. All methods raise `StoreUnavailableError`."""
 
@@ -61,3 +130,66 @@ class Views(Roster):
             for slot, lane, model, depth, due, priority, oldest, rank in reply[3:]
         )
         return Glance(int(reply[0]) / 1000, int(reply[1]), int(reply[2]), lanes)
+
+    async def meters(self) -> Meters:
+        """What was counted so far."""
+        now, counts, _, deliveries, since, pauses = await self._script("meters")
+        table = {name: int(count) for name, count in rows.table(counts).items()}
+        return Meters(int(now) / 1000, table, int(deliveries), float(since) / 1000 if since else None, int(pauses))
+
+    async def recent(self, lanes: list[str]) -> dict[str, list[Recent]]:
+        """How the last runs of these lanes went, the newest first; of the last hour, 32 each."""
+        if not lanes:
+            return {}
+        reply = await self._script("recent", *lanes)
+        return {lane: [_recent(line) for line in lines] for lane, lines in zip(lanes, reply, strict=True)}
+
+    async def failures(self) -> Failures:
+        """The last failures, grouped by code."""
+        reply = await self._script("failures", LOOKED)
+        groups = tuple(
+            FailureGroup(code.decode(), int(count), float(last) / 1000, message.decode(), *map(_lines, lists))
+            for code, count, last, message, *lists in reply[2:]
+        )
+        return Failures(int(reply[0]), int(reply[1]), groups)
+
+    async def ran(self, since: float) -> list[Ran]:
+        """The jobs that ran and ended since a moment, newest end first; LOOKED at most."""
+        reply = await self._script("ran", rows.ms(since), LOOKED)
+        return [
+            Ran(
+                job_id.decode(),
+                target.decode(),
+                lane.decode(),
+                State(state.decode()),
+                int(began) / 1000,
+                int(end) / 1000,
+            )
+            for job_id, target, lane, state, began, end in reply
+        ]
+
+    async def live(self, role: str, name: str, said: dict[str, Any]) -> None:
+        """Note how a process does; it counts for 10 s."""
+        await self._script("live", f"{role}:{name}", json.dumps(said, separators=(",", ":")))
+
+    async def lives(self) -> list[dict[str, Any]]:
+        """How all processes do: what they said, with `role` and `id`."""
+        reply = rows.table(await self._script("live", "", ""))
+        found = []
+        for who, text in sorted(reply.items()):
+            role, _, name = who.partition(":")
+            found.append({**json.loads(text), "role": role, "id": name})
+        return found
+
+
+def _recent(line: bytes) -> Recent:
+    state, code, ttft, tpot, queued, caller = line.decode().split("\n", 5)
+    return Recent(State(state), code, _number(ttft), _number(tpot), _number(queued), caller or None)
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _lines(text: bytes) -> tuple[str, ...]:
+    return tuple(text.decode().split("\n")) if text else ()

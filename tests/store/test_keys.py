@@ -44,4 +44,13 @@ def test_a_lane_may_be_named_anything() -> None:
 
 
 def test_what_may_stay_for_ever_is_little() -> None:
-    assert {template.name for template in k.PERMANENT} == {"totals", "epochs", "pulse", "pauses", "ledger", "link_secret"}
+    assert {template.name for template in k.PERMANENT} == {
+        "totals",
+        "epochs",
+        "pulse",
+        "pauses",
+        "meters",
+        "changes",
+        "ledger",
+        "link_secret",
+    }

@@ -6,7 +6,7 @@
 --         7 reply  8 ms until the next attempt, '' where none is left  9 ms for which the receiver asked for rest
 --         10 failures in a row that count as broken  11 gap ms between attempts at a broken one
 -- returns delivered | gone | again | superseded | exhausted | abandoned | stale
--- include: clock, outbox
+-- include: clock, outbox, meters
 local evt, ticket, outcome, status, took, err, reply = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local delay, rest, broken, gap = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local now = clock()
@@ -20,6 +20,8 @@ local function count()
   redis.call('HINCRBY', key, outcome == 'delivered' and 'delivered' or 'failed', 1)
   note_receiver(d.url, now)
   tally_told(d, now, outcome)
+  metered('webhooks:' .. outcome, 1)
+  if took ~= '' then timed('webhook', tonumber(took)) end
   if not failed then
     redis.call('HDEL', key, 'failures', 'probe_at', 'gap')
   elseif redis.call('HINCRBY', key, 'failures', 1) == broken then

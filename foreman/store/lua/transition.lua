@@ -39,6 +39,7 @@ if to == 'done' and head ~= '' then
   more[#more + 1] = head
   if stream ~= '' then j.stream = stream end
 end
+j.timings, j.usage = timings, usage
 if ends then
   finish(j, to, now, reason, err, more)
 else

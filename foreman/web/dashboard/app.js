@@ -1,5 +1,5 @@
-// The page's entry: who looks, how fresh it is, keys, deeds and their questions. The overview and the playground draw
-// themselves; all other views are the server's own HTML, fetched anew when something has changed.
+// The page's entry: how fresh it is, keys, deeds and their questions. Overview and playground draw themselves; all other
+// views are the server's own HTML, fetched anew when something has changed.
 import { ask, HEADERS } from "./api.js";
 import { draw, h, patch, tree } from "./dom.js";
 import { span } from "./format.js";
@@ -9,25 +9,17 @@ import { playground } from "./playground.js";
 
 const STALE = 5_000; // ms after which the server's HTML is fetched anew, changed or not
 const GO = { o: "", j: "/jobs", f: "/failures", w: "/webhooks", p: "/playground", h: "/health", a: "/audit" };
-const KEYS = [
-  ["?", "this help"], ["/", "search"], ["p", "hold the page still, or let it go on"],
-  ["j k", "next, previous row"], ["Enter", "open it"], ["c", "cancel the job that is shown"],
-  ["g o j f w p h a", "go to overview, jobs, failures, webhooks, playground, health, audit"],
-];
 
-const boot = JSON.parse(document.getElementById("boot").textContent);
+const $ = (id) => document.getElementById(id);
+const boot = JSON.parse($("boot").textContent);
 const root = document.documentElement;
-const main = document.getElementById("main");
-const tools = document.getElementById("tools");
-const dialog = document.body.appendChild(document.createElement("dialog"));
-const speaker = document.body.appendChild(document.createElement("div"));
+const main = $("main");
 const view = { "": overview, playground }[boot.view];
-
-// ---------------------------------------------------------------- what is shown
 
 let fetched = performance.now();
 let counts = "";
 let fetching = false;
+let mode = live.mode;
 
 function show() {
   drawTools();
@@ -43,65 +35,57 @@ async function reload(seen = counts) {
     const reply = await fetch(location.href, { headers: HEADERS });
     if (reply.status === 401) location.reload();
     const fresh = new DOMParser().parseFromString(await reply.text(), "text/html").getElementById("main");
-    if (reply.ok && fresh) draw(main, [...fresh.childNodes].map(tree));
+    if (fresh) draw(main, [...fresh.childNodes].map(tree));
     counts = seen;
   } catch {
     // The stream says that the gateway is away.
-  } finally {
-    fetched = performance.now();
-    fetching = false;
   }
+  fetched = performance.now();
+  fetching = false;
 }
 
 function drawTools() {
-  const { mode, why, state } = live;
-  const old = state ? `data ${span(Math.max(0, Math.floor(age())))} old`.replace(".0", "") : "no data yet";
-  const label = { live: "live", paused: "paused", reconnecting: "reconnecting" }[mode];
-  const newer = state && boot.state && state.version !== boot.state.version;
-  patch(
-    tools,
-    newer && h("a", { href: "" }, `foreman is ${state.version} now: reload`),
-    h("span", { class: `feed f-${mode}`, title: why || null, id: "feed" }, h("b", {}, label), ` ${old}`),
-    h("button", { type: "button", id: "hold", "aria-pressed": String(mode === "paused"), onclick: hold }, mode === "paused" ? "Go on" : "Hold"),
-    h("button", { type: "button", "aria-label": "Light or dark", title: "Light or dark", onclick: turn }, "◐"),
-    h("button", { type: "button", "aria-label": "Keys", title: "Keys", onclick: help }, "?"),
-  );
-  if (speaker.dataset.mode !== mode) {
-    if (speaker.dataset.mode) say(mode === "live" ? "live again" : label);
-    speaker.dataset.mode = mode;
-  }
+  const { state, why } = live;
+  const held = live.mode === "paused";
+  const newer = state && boot.version !== state.version;
+  patch($("feed"),
+    newer && h("a", { href: "" }, `reload: foreman is ${state.version} now`),
+    h("b", { class: `f-${live.mode}`, title: why || null }, live.mode),
+    state ? ` data ${Math.floor(age()) < 60 ? `${Math.floor(age())} s` : span(age())} old` : " no data yet");
+  patch($("hold"), held ? "Go on" : "Hold");
+  $("hold").setAttribute("aria-pressed", held);
+  if (mode !== live.mode && mode !== "connecting") say(live.mode === "live" ? "live again" : live.mode);
+  mode = live.mode;
 }
 
 const hold = () => pause(live.mode !== "paused");
 
 function turn() {
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  localStorage.setItem("theme", root.dataset.theme);
+  localStorage.setItem("theme", (root.dataset.theme = dark ? "light" : "dark"));
 }
-
-// ---------------------------------------------------------------- words
 
 let quiet = 0;
 
 /** Say a sentence: seen for a while, heard once. */
 function say(...words) {
-  patch(speaker, h("p", {}, words));
-  speaker.classList.add("on");
+  patch($("speaker"), h("p", {}, words));
+  $("speaker").className = "on";
   clearTimeout(quiet);
-  quiet = setTimeout(() => speaker.classList.remove("on"), 6_000);
+  quiet = setTimeout(() => { $("speaker").className = ""; }, 6_000);
 }
 
-/** Ask in a dialog; what was chosen, or null. `more` are nodes of its form. */
-function question(text, yes, danger, ...more) {
-  const close = (value) => () => dialog.close(value);
-  patch(
-    dialog,
-    h("form", { method: "dialog", key: text }, h("p", { id: "asked" }, text), more,
-      h("menu", {}, h("button", { type: "button", onclick: close("") }, yes ? "No" : "Close"),
-        yes && h("button", { value: "yes", class: danger ? "danger" : "yes" }, yes))),
-  );
-  dialog.setAttribute("aria-labelledby", "asked");
+/** Ask in a dialog: what its form holds, or null. */
+function question(text, yes, danger, spans, shown) {
+  const dialog = $("ask");
+  const [words, box, label, , button] = dialog.querySelectorAll("p, textarea, label, button");
+  patch(words, text);
+  box.hidden = shown === undefined;
+  box.value = shown ?? "";
+  label.hidden = !spans;
+  button.hidden = !yes;
+  button.className = danger ? "danger" : "yes";
+  patch(button, yes ?? "");
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((done) => {
@@ -109,25 +93,18 @@ function question(text, yes, danger, ...more) {
   });
 }
 
-const help = () =>
-  question("Keys", "", false, h("dl", { class: "keys" }, KEYS.map(([key, does]) => [h("dt", {}, key), h("dd", {}, does)])));
-
-// ---------------------------------------------------------------- deeds
-
 async function act(button) {
   const { do: deed, ask: text, said, span: spans } = button.dataset;
   let [method, path] = deed.split(" ");
   if (text) {
-    const choice = spans && h("label", {}, "For how long ", h("select", { name: "for" },
-      [["", "until somebody resumes it"], ["30m", "30 minutes"], ["2h", "2 hours"], ["8h", "8 hours"]].map(([value, title]) => h("option", { value }, title))));
-    const given = await question(text, button.textContent, button.classList.contains("danger"), choice);
+    const given = await question(text, button.textContent, button.classList.contains("danger"), spans);
     if (!given) return;
-    if (given.for) path += `${path.includes("?") ? "&" : "?"}for=${given.for}`;
+    if (spans && given.for) path += `${path.includes("?") ? "&" : "?"}for=${given.for}`;
   }
   button.setAttribute("aria-busy", "true");
   try {
     const answer = await ask(path, method);
-    const fresh = method === "POST" && answer?.job_id;
+    const fresh = method === "POST" && answer.job_id;
     say(said, fresh && h("a", { href: `/ui/jobs/${fresh}` }, ` ${fresh}`));
   } catch (error) {
     say(`It did not work: ${error.message}`);
@@ -138,25 +115,20 @@ async function act(button) {
   if (!view) reload();
 }
 
+const pretty = (found) => (typeof found === "string" ? found : JSON.stringify(found, null, 2));
+
 async function reveal(details) {
   const place = details.querySelector("pre");
-  if (!details.open || place.textContent) return;
-  try {
-    const found = await ask(details.dataset.load);
-    place.textContent = typeof found === "string" ? found : JSON.stringify(found, null, 2);
-  } catch (error) {
-    place.textContent = error.message;
-  }
+  if (details.open && !place.textContent) place.textContent = await ask(details.dataset.load).then(pretty, (error) => error.message);
 }
 
 async function curl(button) {
   try {
-    const body = await ask(button.dataset.curl);
-    const text = (typeof body === "string" ? body : JSON.stringify(body)).replaceAll("'", "'\\''");
+    const body = pretty(await ask(button.dataset.curl)).replaceAll("'", "'\\''");
     const token = boot.closed ? ` \\\n  -H "Authorization: Bearer $FOREMAN_TOKEN"` : "";
-    const line = `curl ${location.origin}${button.dataset.path}${token} \\\n  -d '${text}'`;
-    await navigator.clipboard?.writeText(line).then(() => say("Copied."), () => {});
-    await question("The call as curl", "", false, h("textarea", { readonly: true, rows: 10, "aria-label": "curl", ".value": line }));
+    const line = `curl ${location.origin}${button.dataset.path}${token} \\\n  -d '${body}'`;
+    const copied = await navigator.clipboard?.writeText(line).then(() => true, () => false);
+    await question(copied ? "Copied:" : "The call as curl:", null, false, null, line);
   } catch (error) {
     say(error.message);
   }
@@ -168,39 +140,36 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("toggle", (event) => event.target.dataset?.load && reveal(event.target), true);
 
-// ---------------------------------------------------------------- keys
-
-let going = 0;
-
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || dialog.open) return;
-  if (event.target.matches("input, select, textarea")) return event.key === "Escape" && event.target.blur();
-  const key = event.key;
-  if (performance.now() - going < 1_500 && key in GO) location.assign(`/ui${GO[key]}`);
-  going = key === "g" ? performance.now() : 0;
-  const deed = { "?": help, p: hold, j: () => step(1), k: () => step(-1), "/": search, c: () => document.getElementById("cancel")?.click() }[key];
-  if (!deed || (key in GO && going)) return;
-  event.preventDefault();
-  deed();
-});
-
+const help = () => $("help").showModal();
 const search = () => document.querySelector("input[type=search]")?.focus();
 
 function step(by) {
   const rows = [...main.querySelectorAll("tbody tr")].filter((row) => row.querySelector("a, button"));
   const at = rows.indexOf(document.activeElement.closest("tr"));
-  rows.at(at < 0 ? 0 : Math.min(rows.length - 1, Math.max(0, at + by)))?.querySelector("a, button").focus();
+  rows[at < 0 ? 0 : Math.min(rows.length - 1, Math.max(0, at + by))]?.querySelector("a, button").focus();
 }
 
-// ---------------------------------------------------------------- begin
+let going = 0;
+const deeds = { "?": help, p: hold, j: () => step(1), k: () => step(-1), "/": search, c: () => $("cancel")?.click() };
+
+document.addEventListener("keydown", (event) => {
+  const { key, target } = event;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (target.matches("input, select, textarea")) return key === "Escape" && target.blur();
+  if (performance.now() < going && key in GO) return location.assign(`/ui${GO[key]}`);
+  going = key === "g" ? performance.now() + 1_500 : 0;
+  if (!deeds[key]) return;
+  event.preventDefault();
+  deeds[key]();
+});
 
 root.classList.add("js");
-const kept = localStorage.getItem("theme");
-if (kept) root.dataset.theme = kept;
-speaker.id = "speaker";
-speaker.setAttribute("role", "status");
-if (view) patch(main); // the first paint is told again from here on
-view?.begin?.(boot, say);
+const theme = localStorage.getItem("theme");
+if (theme) root.dataset.theme = theme;
+Object.assign($("hold"), { onclick: hold }).nextSibling.onclick = turn;
+$("tools").lastChild.onclick = help;
+if (view) patch(main); // the first paint is told anew from here on
+view?.begin(boot);
 start(boot.state, show);
 document.addEventListener("redraw", show);
 setInterval(show, 1_000);

@@ -1,10 +1,10 @@
-// Every view calls me: values become elements, and the next time only what differs is touched, so that focus,
-// selection and scroll stay where they are. Text is text: nothing a caller sent is ever read as HTML.
+// Values become elements, and the next time only what differs is touched, so that focus, selection and scroll stay.
+// Text is text: nothing a caller sent is ever read as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** A node: `h("td", {class: "n"}, "12")`. Kids may be nested lists; null and false are left out. `key` names it among
- *  its brothers; `.name` is a property, `onname` a listener, the rest are attributes. */
+/** A node. Kids may be nested lists; null and false are left out. `key` names it among its brothers; `.name` is a
+ *  property, `onname` a listener, the rest are attributes. */
 export const h = (tag, props, ...kids) => ({ tag, props: props ?? {}, key: props?.key ?? props?.["data-key"], kids: flat(kids) });
 
 /** What the server wrote, as a node. */

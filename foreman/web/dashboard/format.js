@@ -1,4 +1,4 @@
-// Numbers, times and names as people read them. Every view calls me; I know no state but the clock of the last frame.
+// Numbers, times and names as people read them.
 import { h } from "./dom.js";
 
 const digits = new Intl.NumberFormat("en");
@@ -6,7 +6,6 @@ const digits = new Intl.NumberFormat("en");
 /** A count: 12,345; a dash for what is not known. */
 export const count = (value) => (value == null ? "–" : digits.format(value));
 
-/** A measured number with few digits. */
 export const round = (value, places = 1) => (value == null ? "–" : digits.format(Number(value.toFixed(places))));
 
 /** A span in seconds: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
@@ -21,7 +20,6 @@ export function span(seconds) {
   return two(Math.floor(s / 86400), "d", Math.floor((s % 86400) / 3600), "h");
 }
 
-/** Milliseconds. */
 export const ms = (value) => (value == null ? "–" : value < 999.5 ? `${round(value, value < 10 ? 1 : 0)} ms` : span(value / 1000));
 
 /** Seconds between a moment and `now` (ms). */
@@ -30,7 +28,6 @@ export const since = (iso, now) => (iso ? Math.max(0, (now - Date.parse(iso)) / 
 /** A name from outside: isolated, so that no script direction leaks; cut by the style, whole in its title. */
 export const name = (text, more) => h("bdi", { class: "name", title: text, ...more }, text ?? "–");
 
-/** The last part of a long id, the whole in its title. */
 export const shortId = (id) => h("code", { title: id }, `…${id.slice(-8)}`);
 
 const MARKS = {

@@ -28,6 +28,7 @@ ENDPOINTS: Final = (
     *("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"),
     *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"),
 )
+_COLOURS: Final = ("c8", "c1", "c0", "c2")
 _PHASES: Final = (("queued", "queued_ms"), ("loading", "loading_ms"), ("first token", "ttft_ms"))
 
 
@@ -243,11 +244,11 @@ def _strip(measured: dict[str, float]) -> Markup | None:
     for number, (title, share) in enumerate(shares):
         width = 1000 * share / whole
         pieces.append(
-            f'<rect class="phase{number}" x="{at:.1f}" y="0" width="{width:.1f}" height="14">'
+            f'<rect class="{_COLOURS[number]}" x="{at:.1f}" y="0" width="{width:.1f}" height="14">'
             f"<title>{title}: {markup.milliseconds(share)}</title></rect>"
         )
         at += width
-    legend = "".join(f'<li class="phase{number}"><i></i>{title}</li>' for number, (title, _) in enumerate(shares))
+    legend = "".join(f'<li class="{_COLOURS[number]}"><i></i>{title}</li>' for number, (title, _) in enumerate(shares))
     return Markup(
         f'<svg class="strip" viewBox="0 0 1000 14" preserveAspectRatio="none" aria-hidden="true">{"".join(pieces)}</svg>'
         f'<ul class="chips">{legend}</ul>'

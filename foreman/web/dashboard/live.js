@@ -1,13 +1,13 @@
-// The one stream of a page: /ops/events while it is looked at, and how old what it shows is. I keep the last snapshot,
-// connect again by myself, and poll where a proxy holds the stream back.
+// The page's one stream, /ops/events, while it is looked at. I keep the last snapshot, connect again by myself, and poll
+// where a proxy holds the stream back.
 import { ask } from "./api.js";
 
 const SILENT = 8_000; // ms without a word after which a stream counts as held back; it speaks each 2 s at least
 const POLL = 2_000;
 const PAUSES = [500, 1_000, 2_000, 5_000];
 
-/** What is known: the last snapshot, when it came, how it comes (live, reconnecting, paused). */
-export const live = { state: null, at: 0, mode: "reconnecting", why: "" };
+/** The last snapshot, when it came, and how: connecting, live, reconnecting, paused. */
+export const live = { state: null, at: 0, mode: "connecting", why: "" };
 
 let source = null;
 let timer = 0;
@@ -17,13 +17,13 @@ let frozen = 0;
 
 const clock = () => (live.mode === "paused" ? frozen : performance.now());
 
-/** The server's time in ms, as well as the last snapshot tells; it stands still while paused. */
+/** The server's time in ms; it stands still while paused. */
 export const now = () => (live.state ? Date.parse(live.state.now) + clock() - live.at : Date.now());
 
 /** Seconds since the last word of the gateway. */
 export const age = () => (performance.now() - live.at) / 1000;
 
-/** Begin; `tell` is called with each snapshot and each change of the way it comes. */
+/** Begin; `tell` is called at each snapshot and each change of the way it comes. */
 export function start(first, tell) {
   told = tell;
   if (first) take(first);
@@ -106,7 +106,7 @@ async function poll() {
   try {
     const state = await ask("/ops/state");
     live.mode = "live";
-    live.why = "asked for each 2 s: something on the way holds the stream back";
+    live.why = "asked for each 2 s: something holds the stream back";
     take(state);
     timer = setTimeout(poll, POLL);
   } catch {

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
+import foreman
 from foreman.web.dashboard.markup import PATH
 
 if TYPE_CHECKING:
@@ -31,6 +32,32 @@ VIEWS: Final = {
     "audit": "Audit",
 }
 """The views by the last part of their path."""
+_TOOLS: Final = (
+    '<div id="tools"><span id="feed"></span><button type="button" id="hold" aria-pressed="false">Hold</button>'
+    '<button type="button" aria-label="Light or dark" title="Light or dark">◐</button>'
+    '<button type="button" aria-label="Keys" title="Keys">?</button></div>'
+)
+"""How fresh the page is, and what it can be told; the script fills it, and without one it is not shown."""
+_KEYS: Final = {
+    "?": "this help",
+    "/": "search",
+    "p": "hold the page still, or let it go on",
+    "j k": "next, previous row",
+    "Enter": "open it",
+    "c": "cancel the job that is shown",
+    "g o": "go to the overview; g j: jobs, g f: failures, g w: webhooks, g p: playground, g h: health, g a: audit",
+}
+_SPANS: Final = {"": "until somebody resumes it", "30m": "30 minutes", "2h": "2 hours", "8h": "8 hours"}
+_DIALOGS: Final = (
+    '<div id="speaker" role="status"></div>'
+    '<dialog id="ask" aria-labelledby="asked"><form method="dialog"><p id="asked"></p>'
+    '<textarea readonly rows="10" aria-label="The text" hidden></textarea><label hidden>For how long <select name="for">'
+    + "".join(f'<option value="{value}">{shown}</option>' for value, shown in _SPANS.items())
+    + '</select></label><menu><button value="">Close</button><button value="yes"></button></menu></form></dialog>'
+    '<dialog id="help" aria-label="Keys"><form method="dialog"><dl class="keys">'
+    + "".join(f"<dt>{key}</dt><dd>{does}</dd>" for key, does in _KEYS.items())
+    + '</dl><menu><button value="">Close</button></menu></form></dialog>'
+)
 _CURRENT: Final = ' aria-current="page"'
 
 
@@ -72,7 +99,7 @@ class Frame:
             for name, shown in VIEWS.items()
             if name != "audit" or self.role != "named"
         )
-        given = {"view": view, "role": self.role, "stamp": self.stamp, "closed": self.closed, **(boot or {})}
+        given = {"view": view, "role": self.role, "closed": self.closed, "version": foreman.__version__, **(boot or {})}
         # In a script element only `</script` and `<!--` could end or change anything.
         data = json.dumps(given, separators=(",", ":")).replace("<", "\\u003c")
         return (
@@ -84,7 +111,7 @@ class Frame:
             f'<noscript><meta http-equiv="refresh" content="{REFRESH}"></noscript></head><body>'
             '<a class="skip" href="#main">Skip to content</a>'
             f'<header><a class="brand" href="{PATH}">foreman</a><nav aria-label="Views">{links}</nav>'
-            f'<div id="tools"></div></header><main id="main" tabindex="-1">{body}</main><footer>{self._who()}</footer>'
+            f'{_TOOLS}</header><main id="main" tabindex="-1">{body}</main><footer>{self._who()}</footer>{_DIALOGS}'
             f'<script type="application/json" id="boot">{data}</script></body></html>'
         )
 

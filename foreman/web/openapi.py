@@ -133,7 +133,7 @@ _OPERATIONS: Final = (
         {200: _ref("DeliveryList")}, (404,),
     ),
     _Operation(
-        "post", "/deliveries/{delivery}/redeliver", "redeliver", "Send an event again", {202: _ref("Redelivery")}, (404,)
+        "post", "/deliveries/{delivery}/redeliver", "redeliver", "Send an event again", {202: _ref("Redelivery")}, (404, 410)
     ),
     _Operation("get", "/ops/state", "state", "The whole pool at one moment", {200: _ref("PoolState")}),
     _Operation(

@@ -11,7 +11,9 @@ import pytest
 from arq.jobs import deserialize_job_raw
 
 from foreman.core.jobs import State, Surface
+from foreman.protocols.job_object import INLINE_LIMIT
 from foreman.store import keys as k
+from foreman.store.answers import Answer
 from foreman.store.deliveries import After, Outcome, Pace, Redelivered, Standing
 
 if TYPE_CHECKING:
@@ -355,6 +357,44 @@ async def test_sending_again(ground: Ground) -> None:
         assert await deliveries.open(job_id) == []
     assert await deliveries.redeliver(f"evt_{job_id}_9") is Redelivered.UNKNOWN
     assert len(await deliveries.log(job_id)) == 4
+
+
+class TestSentAgainLate:
+    """What a job leaves behind ends before its log does."""
+
+    async def ended(self, ground: Ground, size: int) -> str:
+        """A job whose `done` has been delivered, with an answer of so many bytes."""
+        job_id = await job(ground, webhook_events=(State.DONE,))
+        claimed = await ground.claim(await ground.owner())
+        answer = Answer.of(b'"' + b"x" * (size - 2) + b'"')
+        assert await ground.queue.transition(job_id, claimed.job.epoch, State.DONE, reason="test", answer=answer)
+        await settle(ground, await begin(ground, f"evt_{job_id}_3", 1), Outcome.DELIVERED, status=200)
+        return job_id
+
+    async def test_after_its_record_the_log_still_knows_it(self, ground: Ground) -> None:
+        job_id = await self.ended(ground, 10)
+        await ground.look.delete(ground.key(k.DELIVERY, f"evt_{job_id}_3"))  # as a day later
+        assert await ground.store.deliveries.redeliver(f"evt_{job_id}_3") is Redelivered.OVER
+        assert await ground.store.deliveries.redeliver(f"evt_{job_id}_2") is Redelivered.UNKNOWN
+
+    @pytest.mark.parametrize(("size", "met"), [(INLINE_LIMIT, "over"), (INLINE_LIMIT + 1, "sent")])
+    async def test_without_the_answer_that_stood_in_it_other_bytes_would_go(self, ground, size, met) -> None:
+        job_id = await self.ended(ground, size)
+        await ground.look.delete(ground.key(k.ARTIFACT, job_id, "completion"))
+        assert await ground.store.deliveries.redeliver(f"evt_{job_id}_3") == met
+
+    async def test_while_another_of_its_job_is_open(self, ground: Ground) -> None:
+        job_id = await job(ground)
+        await settle(ground, await begin(ground, f"evt_{job_id}_1", 1), Outcome.DELIVERED)
+        await ground.queue.transition(job_id, None, State.CANCELLED, reason="test")
+        await settle(ground, await begin(ground, f"evt_{job_id}_2", 1), Outcome.FAILED, delay=3600.0)
+        assert await ground.store.deliveries.redeliver(f"evt_{job_id}_1") is Redelivered.SENT
+        resend = await begin(ground, f"evt_{job_id}_1", 2)
+        assert await ground.store.deliveries.redeliver(f"evt_{job_id}_2") is Redelivered.SENT, "behind the resend"
+        assert await newest(ground, f"evt_{job_id}_2") == 1
+        await settle(ground, resend, Outcome.FAILED)
+        assert await newest(ground, f"evt_{job_id}_2") == 2
+        assert await ground.store.deliveries.open(job_id) == [f"evt_{job_id}_2"]
 
 
 class TestCall:

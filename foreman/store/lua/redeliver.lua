@@ -1,15 +1,37 @@
 -- Send a delivery again, now: the same bytes once more, whatever became of it. One that is still open is tried at once.
+-- 1. there is none, or there was: the log knows  2. it is on its way  3. open: only the head of its job's lane may go
+-- 4. ended: its bytes are made again, and the answer in them must still be there for that
 -- KEYS[1] the pool's prefix
--- ARGV    1 delivery
--- returns sent | waiting (its attempt runs, or an earlier event's turn comes first) | unknown
+-- ARGV    1 delivery  2 its job  3 bytes up to which an answer stands in the event
+-- returns sent | waiting (its attempt runs, or an earlier event's turn comes first) | over (its bytes are kept no longer) | unknown
 -- include: clock, outbox
-local evt, now = ARGV[1], clock()
+local evt, job, inline, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), clock()
 local d = delivery_read(evt)
-if not d then return 'unknown' end
+
+local function logged()
+  for _, line in ipairs(redis.call('XRANGE', k_attempts(job), '-', '+')) do
+    for i = 1, #line[2], 2 do
+      if line[2][i] == 'id' and line[2][i + 1] == evt then return true end
+    end
+  end
+  return false
+end
+
+local function bytes_kept()
+  local kept = cjson.decode(redis.call('HGET', k_delivery(evt), 'snapshot')).artifacts
+  if not kept then return true end
+  for _, artifact in ipairs(cjson.decode(kept)) do
+    if artifact[3] <= inline and redis.call('EXISTS', k_artifact(job, artifact[1])) == 0 then return false end
+  end
+  return true
+end
+
+if not d then return logged() and 'over' or 'unknown' end
 if redis.call('ZSCORE', k_busy(d.url), evt) then return 'waiting' end
 if not d.ending then
   if redis.call('ZRANGE', k_outbox(d.job), 0, 0)[1] ~= evt then return 'waiting' end
 else
+  if not bytes_kept() then return 'over' end
   redis.call('HSET', k_delivery(evt), 'again', 1)
   redis.call('PEXPIRE', k_delivery(evt), ENDED_MS)
   redis.call('ZADD', k_deliveries(), now, evt)

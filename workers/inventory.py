@@ -20,6 +20,7 @@ from workers import beside
 if TYPE_CHECKING:
     from foreman.settings import Settings
     from foreman.upstream.probe import Inventory as Found
+    from workers.residency import Held
     from workers.target import Target
 
 log = structlog.get_logger(__name__)
@@ -32,6 +33,8 @@ LOOK_GAP: Final = 0.2
 """Seconds between two looks at `/api/ps` at least."""
 DOWN_FIRST, DOWN_MOST = 0.25, 2.0
 """Seconds between two probes of a target that is down."""
+PACES: Final = 256
+"""Queued lanes whose pace is published at most."""
 PROBE_GAP: Final = 0.2
 """Seconds between two probes at least, however many ask."""
 _PATIENT: Final = 2
@@ -87,7 +90,8 @@ class Inventory:
             return
         self._failures = 0
         self._found, self._probed_at = found, target.clock.now()
-        target.residency.inventory(found.tags)
+        if target.residency.inventory(found.tags):
+            target.lanes.rebuild(target.clock.now())
         if not self._former:
             await self._take_over()
         self._observe(found.ps, asked_at)
@@ -101,6 +105,7 @@ class Inventory:
     async def _take_over(self) -> None:
         """Remember what the target's last owner, perhaps ourselves in an earlier life, published of its lanes."""
         try:
+            self._target.learned.remember(await self._target.queue.learned(self._target.name))
             for status in await self._target.queue.targets():
                 if status.name == self._target.name and status.url == self._target.settings.url:
                     self._target.residency.remember(status.resident, status.loads)
@@ -141,6 +146,7 @@ class Inventory:
         change = target.residency.observe(ps, now=target.clock.now(), asked_at=asked_at, busy=target.busy())
         if change:
             log.info("target.changed", target=target.name, appeared=change.appeared, vanished=change.vanished)
+            target.residents_changed()
             target.wake()
 
     # -- publish
@@ -160,9 +166,11 @@ class Inventory:
         """Tell what is known now; while the store is away, later."""
         target = self._target
         target.publish_wanted.clear()
+        learned, forgotten = target.learned.changes()
         try:
-            await target.queue.publish(target.own, self._status())
+            await target.queue.publish(target.own, self._status(), learned, forgotten)
         except StoreUnavailableError:
+            target.learned.unwritten(learned)
             target.publish_wanted.set()
 
     def _status(self) -> TargetStatus:
@@ -179,9 +187,12 @@ class Inventory:
             slots=target.settings.slots,
             places=residency.places,
             version=None if found is None else found.version,
-            tags=[] if found is None else list(found.tags),
+            tags=[] if found is None else [entry for entry in found.tags if target.may_have(str(entry["name"]))],
             ps=[] if found is None or not target.up else list(found.ps),
-            resident=[{"lane": held.lane, "model": held.name, "since": held.loaded_at} for held in residency.held],
+            resident=[
+                *(_resident(held) for held in residency.held),
+                *(_resident(held) | {"pinned": True} for held in residency.pinned),
+            ],
             running=self._running(),
             loading=None if load is None else load.lane,
             next=None if target.next is None else dict(target.next),
@@ -189,7 +200,17 @@ class Inventory:
             embed_fits=residency.embed_fits,
             loads=residency.loads,
             swaps=target.loader.swaps,
+            paces=target.learned.published(self._lanes_in_play(), target.clock.now()),
+            load_ends_at=None if load is None else load.begun_at + residency.load_seconds(load.lane),
+            stuck=target.stuck,
         )
+
+    def _lanes_in_play(self) -> list[str]:
+        """The lanes whose pace others reckon with: resident, running and queued ones, within reason."""
+        target = self._target
+        near = {held.lane for held in (*target.residency.held, *target.residency.pinned)} | target.busy()
+        queued = sorted(target.lanes.all_waiting() - near)
+        return [*sorted(near), *queued[:PACES]]
 
     def _running(self) -> list[dict[str, Any]]:
         target = self._target
@@ -204,3 +225,14 @@ class Inventory:
             }
             for job_id, run in target.runs.items()
         ]
+
+
+def _resident(held: Held) -> dict[str, Any]:
+    return {
+        "lane": held.lane,
+        "model": held.name,
+        "since": held.loaded_at,
+        "load": held.load_seconds,
+        "idle_since": held.idle_since,
+        "linger_spent": held.linger_spent,
+    }

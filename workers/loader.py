@@ -69,6 +69,8 @@ class Order:
     reason: str
     embedding: bool = False
     """An embedding model, which only `/api/embed` loads."""
+    cut: bool = False
+    """The victim still has queued jobs."""
 
 
 class Load:
@@ -79,12 +81,19 @@ class Load:
         self.done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.fault: Fault | None = None
         self.seconds = 0.0
+        self.begun_at = 0.0
+        """By the store's clock."""
+        self._begun = asyncio.get_running_loop().time()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def lane(self) -> str:
         """The lane that is loaded."""
         return self.order.lane
+
+    def age(self) -> float:
+        """Seconds since it was begun."""
+        return asyncio.get_running_loop().time() - self._begun
 
     def run(self, task: asyncio.Task[None]) -> None:
         """The task that does it."""
@@ -135,6 +144,10 @@ class Loader:
         self.swaps = 0
         """Loads that were carried out since this worker owns the target."""
 
+    def held(self) -> dict[str, float]:
+        """The lanes whose loads are held, or were a moment ago, and until when."""
+        return self._held_until
+
     def held_until(self, lane: str) -> float:
         """Until when the lane's loads are held, by the store's clock; 0 where they are not."""
         return self._held_until.get(lane, 0.0)
@@ -143,6 +156,7 @@ class Loader:
         """Start a load. The caller has made sure that none is under way and that the victim runs nothing."""
         assert self.current is None, "one load at a time per target"
         load = Load(order)
+        load.begun_at = self._clock.now()
         self.current = load
         load.run(self._tasks.spawn(self._carry_out(load), f"load[{order.lane}]"))
         load.done.add_done_callback(lambda _: self._ended(load))
@@ -150,22 +164,26 @@ class Loader:
 
     async def unload(self, held: Held) -> None:
         """Put a lane out and wait until ps has lost it. Raises Fault."""
-        body = json.dumps({"model": held.name, "keep_alive": 0}).encode()
+        await self.unload_model(held.name, held.identity)
+        self._residency.unloaded(held.lane)
+
+    async def unload_model(self, name: str, identity: str) -> None:
+        """Put a model out and wait until ps has lost it. Raises Fault."""
+        body = json.dumps({"model": name, "keep_alive": 0}).encode()
         reply = await self._client.fetch("POST", "/api/generate", body, timeout=_UNLOAD_WAIT)
         if reply.status >= 400:
-            log.warning("target.unload_refused", lane=held.lane, status=reply.status)
+            log.warning("target.unload_refused", model=name, status=reply.status)
         loop = asyncio.get_running_loop()
         give_up = loop.time() + _UNLOAD_WAIT
         while loop.time() < give_up:
             listed = {
                 str(entry.get("digest") or "").removeprefix("sha256:") for entry in await probe.loaded(self._client)
             }
-            if held.identity not in listed:
+            if identity not in listed:
                 break
             await asyncio.sleep(_UNLOAD_POLL)
         else:
-            log.warning("target.unload_slow", lane=held.lane, waited_s=_UNLOAD_WAIT)
-        self._residency.unloaded(held.lane)
+            log.warning("target.unload_slow", model=name, waited_s=_UNLOAD_WAIT)
 
     async def _make_room(self, victim: Held) -> None:
         """Unload; a server that makes no sense of that is left to evict by itself. Raises Fault when it is down."""

@@ -1,8 +1,8 @@
 """What one target holds loaded, as far as the drain is concerned.
 
 The dispatcher and the loader tell me what foreman loaded; each `/api/ps` tells me what is true. I turn both into the
-residents of a choice: matched by digest (ps lists only the name that loaded a runner), others' loads and evictions
-noticed, embedding models left out, the number of places learned. I ask nobody anything.
+residents of a choice: matched by digest (ps lists only the name that loaded a runner), others' loads, reloads and evictions
+noticed, embedding and pinned models left out, the number of places learned. I ask nobody anything.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _DEFAULT_LOAD: Final = 10.0
 _LOAD_WEIGHT: Final = 0.3
 _LOAD_BOUNDS: Final = (0.2, 600.0)
 _LOADS_KEPT: Final = 512
+_NAMES_KEPT: Final = 4096
+"""Lanes whose first name is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,14 @@ class Held:
     """Seconds since the epoch, by the store's clock."""
     load_seconds: float
     idle_since: float | None = None
+    linger_spent: float = 0.0
+    """Seconds it stood empty while others waited, up to `idle_since`."""
+    linger_since: float | None = None
+    """Since when it stands empty while others wait, this time."""
+    ours: bool = True
+    """Foreman loaded it, now or in a life before."""
+    context: int | None = None
+    """The context length that ps told of it first: another one means that somebody had it loaded anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +66,13 @@ class Residency:
 
     Args:
         places: how many lanes it can hold at once where the operator said so (`resident=N`), else None: learned.
+        pin: models that are loaded at start and never leave; their lanes are none of the drain's.
     """
 
-    def __init__(self, places: int | None = None) -> None:
+    def __init__(self, places: int | None = None, pin: Iterable[str] = ()) -> None:
         self._configured = places
+        self._pin = tuple(pin)
+        self._pinned: dict[str, Held] = {}
         self._most = 1
         self._full = False
         self._digests: dict[str, str] = {}
@@ -72,6 +85,9 @@ class Residency:
         self._loads: dict[str, float] = {}
         self._known: dict[str, str] = {}
         """Identity → the lane as which it was held before it was out of sight; good for one look."""
+        self._lost_lane: dict[str, str] = {}
+        self._first_names: dict[tuple[str, str], str] = {}
+        """Identity and runner options → the lane key by which they were met first."""
 
     # -- what a choice reads
 
@@ -82,8 +98,8 @@ class Residency:
 
     @property
     def places(self) -> int:
-        """Lanes it can hold at once: as configured, else the most `/api/ps` ever listed, at least 1."""
-        return self._configured or self._most
+        """Lanes the drain can hold at once: as configured, less the pins, else the most `/api/ps` ever listed; at least 1."""
+        return max(1, self._configured - len(self._pin)) if self._configured else self._most
 
     @property
     def must_unload(self) -> bool:
@@ -96,7 +112,52 @@ class Residency:
 
     def holds(self, lane: str) -> bool:
         """Whether the lane is resident."""
-        return lane in self._held
+        return lane in self._held or lane in self._pinned
+
+    @property
+    def pinned(self) -> tuple[Held, ...]:
+        """The pinned lanes it holds."""
+        return tuple(self._pinned.values())
+
+    def pins(self, identity: str) -> bool:
+        """Whether the model is pinned here."""
+        return any(self.identity(name) == identity for name in self._pin)
+
+    @property
+    def full(self) -> bool:
+        """Whether one more would need a place that is taken, as far as the number of places is known."""
+        if self._configured is not None:
+            return len(self._held) + len(self._pinned) >= max(self._configured, len(self._pin))
+        return self._full and len(self._held) >= self._most
+
+    def only_embeds(self, identity: str) -> bool:
+        """Whether it is an embedding model."""
+        return identity in self._embedding
+
+    def name_of(self, identity: str) -> str | None:
+        """A name by which the target knows a model."""
+        return next((self._names[name] for name, digest in self._digests.items() if digest == identity), None)
+
+    def unpinned(self) -> list[str]:
+        """Pinned models that it has and does not hold."""
+        held = {held.identity for held in self._pinned.values()}
+        return [name for name in self._pin if self.knows(name) and self.identity(name) not in held]
+
+    @property
+    def embedding_loaded(self) -> frozenset[str]:
+        """Identities of the embedding models that it holds beside the drain, by the last look."""
+        return frozenset(self._embedding_loaded)
+
+    def lane_of(self, key: str, model: str, digest: str | None = None) -> str:
+        """The one name, here, of the lane that a queue's key stands for.
+
+        Jobs that came before a model's digest was known are queued under its name, later ones under its digest: one lane.
+        """
+        identity, options = self.identity(model, digest), key.partition("?")[2]
+        if len(self._first_names) > _NAMES_KEPT:
+            used = {*self._held, *self._pinned}
+            self._first_names = {what: name for what, name in self._first_names.items() if name in used}
+        return self._first_names.setdefault((identity, options), key)
 
     def load_seconds(self, lane: str) -> float:
         """The expected load of a lane in seconds."""
@@ -131,14 +192,17 @@ class Residency:
             lane, model = entry.get("lane"), entry.get("model")
             if isinstance(lane, str) and isinstance(model, str):
                 self._known[self.identity(model)] = lane
+                self._first_names.setdefault((self.identity(model), lane.partition("?")[2]), lane)
         self._loads.update(loads)
 
-    def inventory(self, tags: Iterable[Mapping[str, Any]]) -> None:
-        """Learn names, digests and which models only embed, from `/api/tags`."""
+    def inventory(self, tags: Iterable[Mapping[str, Any]]) -> bool:
+        """Learn names, digests and which models only embed, from `/api/tags`; whether a name means something else now."""
         entries = list(tags)
+        before = self._digests
         self._digests = {canonical(entry["name"]): str(entry.get("digest") or "") for entry in entries}
         self._names = {canonical(entry["name"]): str(entry["name"]) for entry in entries}
         self._embedding |= {self.identity(entry["name"]) for entry in entries if _only_embeds(entry)}
+        return self._digests != before
 
     def embeds(self, model: str, digest: str | None) -> None:
         """A job of the embedding slot used this model: it takes none of the drain's places, unless it is drained too."""
@@ -159,25 +223,45 @@ class Residency:
         self._loads[lane] = seconds if before is None else before + _LOAD_WEIGHT * (seconds - before)
         while len(self._loads) > _LOADS_KEPT:
             del self._loads[next(iter(self._loads))]
-        self._held[lane] = Held(lane, identity, model, now, seconds, now)
+        self._place(Held(lane, identity, model, now, seconds, now))
+
+    def _place(self, held: Held) -> None:
+        (self._pinned if self.pins(held.identity) else self._held)[held.lane] = held
 
     def unloaded(self, lane: str) -> None:
         """Foreman put it out."""
         self._held.pop(lane, None)
+        self._pinned.pop(lane, None)
+
+    def crowded(self) -> None:
+        """A load got stuck behind residents: there is no room for as many as were thought."""
+        self._most, self._full = max(1, len(self._held)), True
+        if self._configured is not None and self._configured > len(self._pin) + self._most:
+            self._configured = len(self._pin) + self._most
 
     def forget(self) -> None:
         """The target is away: what it holds is unknown until the next look, which may find it as it was."""
-        self._known = {held.identity: held.lane for held in self._held.values()}
+        self._known = {held.identity: held.lane for held in (*self._held.values(), *self._pinned.values())}
         self._held.clear()
+        self._pinned.clear()
 
     def idle(self, queued: Collection[str], running: Collection[str], now: float) -> None:
         """Note since when nothing of a resident is queued or running."""
         for lane, held in self._held.items():
             busy = lane in queued or lane in running
             if busy and held.idle_since is not None:
-                self._held[lane] = replace(held, idle_since=None)
+                spent = 0.0 if held.linger_since is None else max(0.0, now - held.linger_since)
+                self._held[lane] = replace(
+                    held, idle_since=None, linger_since=None, linger_spent=held.linger_spent + spent
+                )
             elif not busy and held.idle_since is None:
                 self._held[lane] = replace(held, idle_since=now)
+
+    def lingers(self, lane: str, now: float) -> None:
+        """It is kept although it is empty and others wait."""
+        held = self._held.get(lane)
+        if held is not None and held.linger_since is None:
+            self._held[lane] = replace(held, linger_since=now)
 
     def observe(
         self, ps: Iterable[Mapping[str, Any]], *, now: float, asked_at: float, busy: Collection[str] = ()
@@ -190,8 +274,12 @@ class Residency:
             asked_at: when the question was sent, by the same clock: what was loaded since is not judged by it.
             busy: lanes with runs in flight; a reload that somebody else caused hides them from ps for a moment.
         """
-        everything = {self._listed_identity(entry): str(entry.get("name")) for entry in ps}
-        beside = (self._embedding & everything.keys()) - {held.identity for held in self._held.values()}
+        entries = list(ps)
+        everything = {self._listed_identity(entry): str(entry.get("name")) for entry in entries}
+        self._look_at_pins(everything, now=now, asked_at=asked_at, busy=busy)
+        pinned = {identity for identity in everything if self.pins(identity)}
+        reloaded = self._look_at_contexts(entries, busy)
+        beside = (self._embedding & everything.keys()) - {held.identity for held in self._held.values()} | pinned
         listed = {identity: name for identity, name in everything.items() if identity not in beside}
         vanished = tuple(
             lane
@@ -203,19 +291,58 @@ class Residency:
         appeared = []
         for identity, name in listed.items():
             if all(held.identity != identity for held in self._held.values()):
-                lane = self._known.get(identity) or lane_key(
-                    name, identity if identity != canonical(name) else None, {}
-                )
-                self._held[lane] = Held(lane, identity, name, now, self.load_seconds(lane), now)
+                known = self._known.get(identity)
+                lane = known or self._found(identity, name, reloaded.get(identity))
+                self._held[lane] = Held(lane, identity, name, now, self.load_seconds(lane), now, ours=known is not None)
                 appeared.append(lane)
         self._known.clear()
         self._learn(len(listed))
-        if vanished and beside - self._embedding_loaded:
+        embedding = beside - pinned
+        if vanished and embedding - self._embedding_loaded:
             self.embed_fits = False
         elif self._embedding & everything.keys() and everything.keys() - self._embedding:
             self.embed_fits = True
-        self._embedding_loaded = beside
-        return Change(tuple(appeared), vanished)
+        self._embedding_loaded = embedding
+        return Change(tuple(appeared), (*vanished, *self._renamed(reloaded)))
+
+    def _found(self, identity: str, name: str, context: int | None) -> str:
+        """The lane of what somebody else loaded: with the model's own options, as far as ps tells."""
+        key = lane_key(
+            name, identity if identity != canonical(name) else None, {} if context is None else {"num_ctx": context}
+        )
+        return self.lane_of(key, name, identity)
+
+    def _look_at_pins(self, listed: Mapping[str, str], *, now: float, asked_at: float, busy: Collection[str]) -> None:
+        for lane, held in list(self._pinned.items()):
+            if held.identity not in listed and held.loaded_at <= asked_at and lane not in busy:
+                del self._pinned[lane]
+        there = {held.identity for held in self._pinned.values()}
+        for identity, name in listed.items():
+            if identity not in there and self.pins(identity):
+                lane = self._known.get(identity) or self._found(identity, name, None)
+                self._pinned[lane] = Held(lane, identity, name, now, self.load_seconds(lane), now)
+
+    def _look_at_contexts(self, entries: Iterable[Mapping[str, Any]], busy: Collection[str]) -> dict[str, int]:
+        """Identity → context length, of residents that somebody had loaded anew with another one: ours are gone by that."""
+        reloaded = {}
+        for entry in entries:
+            context = entry.get("context_length")
+            if not isinstance(context, int):
+                continue
+            identity = self._listed_identity(entry)
+            for lane, held in list(self._held.items()):
+                if held.identity != identity or lane in busy:
+                    continue
+                if held.context is None:
+                    self._held[lane] = replace(held, context=context)
+                elif held.context != context:
+                    del self._held[lane]
+                    self._lost_lane[identity] = lane
+                    reloaded[identity] = context
+        return reloaded
+
+    def _renamed(self, reloaded: Mapping[str, int]) -> tuple[str, ...]:
+        return tuple(self._lost_lane.pop(identity) for identity in reloaded)
 
     def pushed_out(self) -> None:
         """A load, without an unload before it, put another lane out: the places are all taken."""
@@ -231,8 +358,9 @@ class Residency:
         return digest or self.identity(str(entry.get("name")))
 
     def _put_out(self, identity: str) -> None:
-        for lane in [lane for lane, held in self._held.items() if held.identity == identity]:
-            del self._held[lane]
+        for there in (self._held, self._pinned):
+            for lane in [lane for lane, held in there.items() if held.identity == identity]:
+                del there[lane]
 
 
 def _only_embeds(entry: Mapping[str, Any]) -> bool:

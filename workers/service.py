@@ -217,7 +217,16 @@ class Worker:
     async def _serve(self, settings: TargetSettings, own: Ownership) -> None:
         """Run everything that a target needs. Raises FencedError (in a group) when it is another worker's."""
         assert self._channels is not None
-        target = Target(self._settings, settings, own, self._queue, self._channels, rivals=self._find_rivals)
+        target = Target(
+            self._settings,
+            settings,
+            own,
+            self._queue,
+            self._channels,
+            rivals=self._find_rivals,
+            swaps=self._store.swaps,
+            policy=self._policy,
+        )
         target.stopping = self._stopping
         inventory = Inventory(target, self._settings)
         self.targets[settings.name], self._inventories[settings.name] = target, inventory
@@ -226,7 +235,8 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(inventory.run())
-                group.create_task(Dispatcher(target, self._policy).run())
+                group.create_task(target.history.run())
+                group.create_task(Dispatcher(target, self._policy, self._settings.idle_unload).run())
                 group.create_task(Beside(target, Slot.EMBED).run())
                 group.create_task(Beside(target, Slot.SIDE).run())
         finally:

@@ -21,19 +21,25 @@ from foreman.upstream.client import Client
 from workers.bench import Bench
 from workers.clock import StoreClock
 from workers.executor import UNSTREAMED, Run
-from workers.loader import Loader
+from workers.history import History
+from workers.lanes import Lanes
+from workers.learned import Learned
+from workers.loader import Loader, Outcome
 from workers.residency import Residency
+from workers.rivals import Rivals
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from foreman.core.fairness import Policy
     from foreman.core.targets import TargetSettings
     from foreman.link.channel import Channels
     from foreman.settings import Settings
     from foreman.store.queue import Queue
-    from foreman.store.records import Claimed, LaneFacts, Ownership, Survey, TargetStatus
+    from foreman.store.records import Changes, Claimed, LaneFacts, Ownership, Survey, TargetStatus
+    from foreman.store.swaps import Swaps
     from foreman.upstream.faults import Fault
-    from workers.loader import Load
+    from workers.loader import Load, Order
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +60,8 @@ class Target:
         channels: Channels,
         *,
         rivals: Callable[[], Awaitable[list[TargetStatus]]],
+        swaps: Swaps,
+        policy: Policy,
     ) -> None:
         self.settings = target
         self.name = target.name
@@ -63,37 +71,34 @@ class Target:
         self.clock = StoreClock()
         self.tasks = Tasks(f"target[{target.name}]")
         self.client = Client(target.url, target.token)
-        self.residency = Residency(target.resident)
-        keep_alive = parse_keep_alive(settings.keep_alive)
+        self.residency = Residency(target.resident, target.pin)
+        self.learned = Learned(target.slots)
+        self.history = History(target.name, swaps)
+        self.rivals = Rivals(target.name, self._queued, self._asked_model)
+        self.refused: frozenset[str] = frozenset()
+        """Lanes that may not be claimed or loaded for now: their loads are held, or the last claim came to nothing."""
+        self.lanes = Lanes(target.name, policy, self.residency, self.learned, self.takes, self.rivals.homes)
+        self.stuck: str | None = None
+        """What holds up its loads, in one sentence."""
         self.loader = Loader(
             self.client,
             self.residency,
             self.clock,
             self.tasks,
-            keep_alive=keep_alive,
+            keep_alive=parse_keep_alive(settings.keep_alive),
             patience=settings.upstream_timeout * UNSTREAMED,
             busy=self.busy,
         )
-        self._bench = Bench(
-            target=target,
-            client=self.client,
-            queue=queue,
-            channels=channels,
-            keep_alive=keep_alive,
-            own_name=self.residency.own_name,
-            upstream_timeout=settings.upstream_timeout,
-            window=settings.spool_bytes,
-            max_answer=settings.max_answer,
-            ended=self._ended,
-            down=self.down,
-            unwanted=self._unwanted,
-            spawn=self.tasks.spawn,
-        )
+        self._bench = self._make_bench(settings, channels)
         self._ask_rivals = rivals
-        self._rivals: list[TargetStatus] = []
+        self._others: list[TargetStatus] = []
         self.runs: dict[str, Run] = {}
         self.slots: dict[str, Slot] = {}
         """Job id → the slot of ours it takes (an embedding that drains counts as `drain`)."""
+        self.lane_of: dict[str, str] = {}
+        """Job id → its lane here (workers.lanes)."""
+        self._pinned: set[str] = set()
+        """Runs of pinned lanes: beside the drain."""
         self.up = False
         self.since = self.clock.now()
         self.error: str | None = "not asked yet"
@@ -112,21 +117,88 @@ class Target:
         self._only = frozenset(map(canonical, target.only))
         self._never = frozenset(map(canonical, target.never))
 
+    def _make_bench(self, settings: Settings, channels: Channels) -> Bench:
+        """What all runs here share."""
+        return Bench(
+            target=self.settings,
+            client=self.client,
+            queue=self.queue,
+            channels=channels,
+            keep_alive=parse_keep_alive(settings.keep_alive),
+            own_name=self.residency.own_name,
+            upstream_timeout=settings.upstream_timeout,
+            window=settings.spool_bytes,
+            max_answer=settings.max_answer,
+            ended=self._ended,
+            down=self.down,
+            unwanted=self._unwanted,
+            spawn=self.tasks.spawn,
+        )
+
     # -- what others read
 
     async def survey(self, slot: Slot) -> Survey:
         """The lanes of a slot, with what the other targets hold where that matters for `takes`."""
         return await self._learn(await self.queue.survey(slot))
 
-    async def take(self, free: list[str]) -> Taken | Survey:
-        """The next job of the drain where one of the lanes in `free` is all that waits; else a survey as above."""
-        taken = await self.queue.take(self.own, Slot.DRAIN, free)
-        return taken if isinstance(taken, Taken) else await self._learn(taken)
+    async def take(self, free: list[str]) -> Taken | None:
+        """The next job of the drain where one of the lanes in `free` is all that waits; else `lanes` is up to date."""
+        queues = [queue for lane in free for slot, queue in self.lanes.queues(lane) if slot is Slot.DRAIN]
+        taken = await self.queue.take(self.own, Slot.DRAIN, list({*free, *queues}), self.lanes.cursor)
+        if isinstance(taken, Taken):
+            return taken
+        await self.saw(taken)
+        return None
+
+    async def look(self) -> None:
+        """Bring `lanes` up to date."""
+        await self.saw(await self.queue.changes(Slot.DRAIN, self.lanes.cursor))
+
+    async def saw(self, changes: Changes) -> None:
+        """What the store says of the drain's lanes is known here from now on."""
+        self.clock.observe(changes.now)
+        if not all(self.residency.knows(facts.model) for facts in changes.lanes):
+            await self.ask_others()
+        self.lanes.apply(changes)
+
+    async def ask_others(self) -> None:
+        """What the pool's other targets are up to; at most a moment old."""
+        statuses = await self._ask_rivals()
+        if statuses is self._others:
+            return
+        unknown = self._others_tags() != (self._others_tags(statuses))
+        self._others = statuses
+        touched = self.rivals.learn(statuses)
+        if unknown:
+            self.lanes.rebuild(self.clock.now())
+        elif touched:
+            self.lanes.touch(touched, self.clock.now())
+
+    def wants_others(self) -> bool:
+        """Whether it is known to be one of several targets."""
+        return bool(self._others)
+
+    def identity_of(self, lane: str) -> str:
+        """The model of a lane that runs here."""
+        for job_id, name in self.lane_of.items():
+            if name == lane:
+                claimed = self.runs[job_id].claimed
+                return self.residency.identity(claimed.canonical, claimed.digest)
+        return lane
+
+    def _others_tags(self, statuses: list[TargetStatus] | None = None) -> dict[str, int]:
+        return {status.name: len(status.tags) for status in (self._others if statuses is None else statuses)}
+
+    def _queued(self) -> set[str]:
+        return self.lanes.all_waiting()
+
+    def _asked_model(self, lane: str) -> str:
+        return self.lanes.model(lane)
 
     async def _learn(self, survey: Survey) -> Survey:
         self.clock.observe(survey.now)
         if not all(self.residency.knows(lane.model) for lane in survey.lanes):
-            self._rivals = await self._ask_rivals()
+            await self.ask_others()
         return survey
 
     def takes(self, lane: LaneFacts) -> bool:
@@ -137,11 +209,13 @@ class Target:
         """
         if lane.paused or lane.head_target_only not in {None, self.name}:
             return False
+        if self.refused and self.residency.lane_of(lane.lane, lane.model, lane.digest) in self.refused:
+            return False
         if not self.may_have(lane.model):
             return False
         return self.residency.knows(lane.model) or not any(
             any(canonical(str(entry.get("name"))) == lane.model for entry in rival.tags)
-            for rival in self._rivals
+            for rival in self._others
             if rival.name != self.name
         )
 
@@ -153,17 +227,23 @@ class Target:
         return name not in self._never and (not self._only or name in self._only)
 
     def running(self, slot: Slot) -> dict[str, int]:
-        """Lane → runs in flight in one slot."""
+        """Lane → runs in flight in one slot; those of pinned lanes are not the drain's."""
         counts: dict[str, int] = {}
         for job_id, taken in self.slots.items():
-            if taken is slot:
-                lane = self.runs[job_id].job.lane
+            if taken is slot and job_id not in self._pinned:
+                lane = self.lane_of[job_id]
                 counts[lane] = counts.get(lane, 0) + 1
         return counts
 
+    def pinned_running(self, lane: str) -> int:
+        """Runs in flight of a pinned lane's model, whatever their options."""
+        identities = {held.lane: held.identity for held in self.residency.pinned}
+        mine = identities.get(lane)
+        return sum(1 for job_id in self._pinned if identities.get(self.lane_of[job_id]) == mine)
+
     def busy(self) -> set[str]:
         """The lanes with runs in flight in any slot."""
-        return {run.job.lane for run in self.runs.values()}
+        return set(self.lane_of.values())
 
     @property
     def ready(self) -> bool:
@@ -176,14 +256,46 @@ class Target:
         """Run a job that was just claimed."""
         self.clock.observe(claimed.now)
         run = Run(claimed, self._bench, load)
-        self.runs[claimed.job.id] = run
-        self.slots[claimed.job.id] = slot
+        job = claimed.job
+        lane = self.residency.lane_of(job.lane, claimed.canonical, claimed.digest)
+        self.runs[job.id] = run
+        self.slots[job.id] = slot
+        self.lane_of[job.id] = lane
         self.idle.clear()
         self.publish_wanted.set()
-        task = self.tasks.spawn(run.run(), f"run[{claimed.job.id}]")
+        task = self.tasks.spawn(run.run(), f"run[{job.id}]")
         self._unsettled.add(task)
         task.add_done_callback(self._unsettled.discard)
+        if slot is not Slot.SIDE:
+            self.learned.claimed(lane, job.created_at, claimed.now)
+        if slot is Slot.DRAIN and not self.openai:
+            if self.residency.pins(self.residency.identity(claimed.canonical, claimed.digest)):
+                self._pinned.add(job.id)
+            else:
+                self.history.claimed(lane, job.created_at, self.residency.places)
         return run
+
+    def begin_load(self, order: Order, *, cut: bool) -> Load:
+        """Load a lane; its victim, if any, is idle."""
+        load = self.loader.begin(order)
+        if order.victim is not None:
+            self.history.leaving[order.victim.lane] = "swap"
+        load.done.add_done_callback(lambda _: self._load_ended(load, cut=cut))
+        return load
+
+    def _load_ended(self, load: Load, *, cut: bool) -> None:
+        """A load is through, or given up: the history, the next choice, a look, and the news of it."""
+        if load.done.result() is Outcome.LOADED:
+            self.history.loaded(load, self.residency, self.clock.now(), cut=cut)
+            self.lanes.loads_learned(self.clock.now())
+        self.residents_changed()
+        self.wake(Slot.DRAIN)
+        self.look_wanted.set()
+        self.publish_wanted.set()
+
+    def residents_changed(self) -> None:
+        """Tell the history who has come and gone since the last time."""
+        self.history.note(self.residency, self.clock.now())
 
     def down(self, fault: Fault) -> None:
         """It takes no connections: claim nothing until a probe gets through."""
@@ -192,6 +304,7 @@ class Target:
         if self.up:
             self.since = self.clock.now()
             self.residency.forget()
+            self.residents_changed()
             self.probe_wanted.set()
         self.up, self.error = False, fault.message
         self.publish_wanted.set()
@@ -203,12 +316,6 @@ class Target:
             self.since = self.clock.now()
             self.up, self.error = True, None
             self.wake()
-
-    def load_ended(self) -> None:
-        """A load is through, or given up: the next choice, a look, and the news of it."""
-        self.wake(Slot.DRAIN)
-        self.look_wanted.set()
-        self.publish_wanted.set()
 
     def wake(self, slot: Slot | None = None) -> None:
         """There may be something to do in this slot (None: in any)."""
@@ -245,6 +352,10 @@ class Target:
         """A run has let go of the target; what is written of it comes later."""
         slot = self.slots.pop(run.job.id, None)
         self.runs.pop(run.job.id, None)
+        self._pinned.discard(run.job.id)
+        lane = self.lane_of.pop(run.job.id, run.job.lane)
+        if slot is not None and slot is not Slot.SIDE:
+            self.learned.ended(lane, self.clock.now(), run.ran_seconds, more=self.lanes.waiting(lane))
         if not self.runs:
             self.idle.set()
         if slot is Slot.EMBED and not self.openai:

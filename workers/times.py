@@ -21,6 +21,11 @@ class Times:
     loading: float | None = None
     """Seconds it waited for its lane's load; None where the lane was resident."""
 
+    @property
+    def ran(self) -> float | None:
+        """Seconds from the request to the end; None before it."""
+        return None if self.working is None or self.ended is None else self.ended - self.working
+
     def timings(self, queued: float, now: float, tokens: int) -> dict[str, float]:
         """Milliseconds.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from foreman.store.answers import Answer
-    from foreman.store.records import Claimed, NewJob, Ownership, Survey
+    from foreman.store.records import Changes, Claimed, NewJob, Ownership, Survey
     from foreman.store.roster import Limits
     from foreman.store.wire import Connection
 
@@ -102,31 +102,44 @@ class Queue(Listing):
         """All lanes of `slot` with queued jobs: advice for a choice, never a gate."""
         return rows.survey(await self._script("survey", slot.value))
 
+    async def changes(self, slot: Slot, cursor: str = "") -> Changes:
+        """What has changed in the drain's lanes since the look that gave `cursor` (empty: all): advice, never a gate."""
+        return rows.changes(await self._script("changes", slot.value, cursor))
+
     async def claim(self, own: Ownership, lane: str, slot: Slot, to: State) -> Claimed | None:
         """Take the head of `lane` (loading or working): epoch + 1. None: empty or paused.
 
         Raises FencedError when another worker owns the target by now, or the worker's own lease is over.
         """
-        reply = await self._moving("claim", slot.value, lane, own.target, own.worker, own.epoch, to.value, LATE)
-        if reply is None:
-            return None
+        return rows.taken((await self._claim(own, lane, slot, to, "-"))[0])
+
+    async def claim_and_look(
+        self, own: Ownership, lane: str, slot: Slot, to: State, cursor: str
+    ) -> tuple[Claimed | None, Changes]:
+        """The same, and what has changed in the drain's lanes since the last look, this claim included."""
+        taken, seen = await self._claim(own, lane, slot, to, cursor)
+        return rows.taken(taken), rows.changes(seen)
+
+    async def _claim(self, own: Ownership, lane: str, slot: Slot, to: State, cursor: str) -> Any:
+        reply = await self._moving("claim", slot.value, lane, own.target, own.worker, own.epoch, to.value, LATE, cursor)
         if reply == b"fenced":
             raise FencedError(f"worker {own.worker} does not own target {own.target} any more")
-        return rows.claimed(reply[1].decode(), int(reply[0]), reply[2], reply[3])
+        return reply
 
-    async def take(self, own: Ownership, slot: Slot, free: list[str]) -> Taken | Survey:
-        """Claim the head of the only lane that waits, if it is one of the resident lanes in `free`; else a survey.
+    async def take(self, own: Ownership, slot: Slot, free: list[str], cursor: str = "") -> Taken | Changes:
+        """Claim the head of the only lane that waits, if it is one of the resident lanes in `free`; else look.
 
-        Where one lane waits and it is resident with a free place, every choice is to drain it: so survey and claim are
+        Where one lane waits and it is resident with a free place, every choice is to drain it: so look and claim are
         one round trip. Raises FencedError as `claim`.
         """
-        reply = await self._moving("take", slot.value, own.target, own.worker, own.epoch, LATE, *free)
+        reply = await self._moving("take", slot.value, own.target, own.worker, own.epoch, LATE, cursor, *free)
         if reply == b"fenced":
             raise FencedError(f"worker {own.worker} does not own target {own.target} any more")
         if not reply[0]:
-            return rows.survey(reply[1])
-        now, job_id, request, flat = reply[1]
-        return Taken(rows.claimed(job_id.decode(), int(now), request, flat), bool(reply[2]))
+            return rows.changes(reply[1])
+        claimed = rows.taken(reply[1])
+        assert claimed is not None
+        return Taken(claimed, bool(reply[2]))
 
     async def transition(
         self,
@@ -175,9 +188,9 @@ class Queue(Listing):
         reply = await self._moving("hand_back", job_id, epoch, reason, _error(failure), int(notify))
         return None if reply is None else State(reply.decode())
 
-    async def cut(self, target: str, lane: str) -> None:
+    async def cut(self, target: str, lane: str, slot: Slot = Slot.DRAIN) -> None:
         """Note that `lane` was left on `target` with jobs still queued: its `left_at` is now."""
-        await self._script("cut", Slot.DRAIN.value, lane, target)
+        await self._script("cut", slot.value, lane, target)
 
     async def cancel(self, job_id: str, failure: Failure) -> CancelOutcome:
         """A wish to cancel, in any state. Queued: over at once. Running: flag, and an order to its worker.

@@ -113,6 +113,24 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """What has changed in the drain's lanes since the look before."""
+
+    now: float
+    cursor: str
+    """Where the next look begins."""
+    whole: bool
+    """These are all lanes there are, not only those that changed."""
+    lanes: tuple[LaneFacts, ...]
+    gone: tuple[str, ...] = ()
+    """Lanes in which nothing waits any more."""
+    pauses: dict[str, float] = field(default_factory=dict)
+    """`lane:<lane>` or `target:<name>` → until when (infinite: until resumed), as operators paused them."""
+    unloading: frozenset[str] = frozenset()
+    """Those of `pauses` that are to hold nothing meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """A job that now belongs to a worker, with all it needs to run it."""
 
@@ -237,7 +255,8 @@ class TargetStatus:
     """The target's own `/api/tags` entries (for `openai`: made from `/v1/models`, digest empty)."""
     ps: list[dict[str, Any]] = field(default_factory=list)
     resident: list[dict[str, Any]] = field(default_factory=list)
-    """`[{"lane", "model", "since"}]`: what it holds as far as the drain is concerned."""
+    """`[{"lane", "model", "since", "load", "idle_since", "linger_spent", "pinned"}]`: what it holds as far as the drain is
+    concerned, and what is pinned beside it."""
     running: list[dict[str, Any]] = field(default_factory=list)
     """`[{"job_id", "lane", "state", "since", "tokens", "tokens_per_second"}]`, as fresh as the last publication."""
     loading: str | None = None
@@ -250,6 +269,13 @@ class TargetStatus:
     loads: dict[str, float] = field(default_factory=dict)
     """Lane → last measured load in seconds."""
     swaps: int = 0
+    paces: dict[str, list[float]] = field(default_factory=dict)
+    """Lane → [seconds of a run, seconds between two ends, calls per second, median gap in seconds or -1 for never]; for
+    lanes that are queued, run or are resident there."""
+    load_ends_at: float | None = None
+    """When the load under way is expected to end."""
+    stuck: str | None = None
+    """What holds up its loads, in one sentence; None where nothing does."""
     pause: Pause | None = None
     """What an operator wants of it; never published, the store adds it when it is read."""
 

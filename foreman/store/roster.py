@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from foreman.core.errors import Code, Failure
 from foreman.store import rows
 from foreman.store.errors import FencedError
-from foreman.store.keys import ARQ_HEALTH, LINK_SECRET, Keys
+from foreman.store.keys import ARQ_HEALTH, LEARNED, LINK_SECRET, Keys
 from foreman.store.records import Ownership, Pause
 from foreman.store.scripts import EDGES, POISON
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from foreman.store.records import GatewayPresence, TargetStatus, WorkerPresence
     from foreman.store.wire import Arg, Connection
@@ -123,9 +123,28 @@ class Roster:
         """The living ones."""
         return [rows.worker(entry) for entry in await self._script("workers")]
 
-    async def publish(self, own: Ownership, status: TargetStatus) -> None:
-        """Publish a target's inventory; dropped when `own` is fenced."""
-        await self._script("publish", own.target, own.worker, own.epoch, rows.status_json(status))
+    async def publish(
+        self,
+        own: Ownership,
+        status: TargetStatus,
+        learned: Mapping[str, str] | None = None,
+        forgotten: Iterable[str] = (),
+    ) -> None:
+        """Publish a target's inventory; dropped when `own` is fenced.
+
+        Args:
+            own: the right to speak for it.
+            status: the inventory.
+            learned: lane → what was learned of it since the last time, packed (workers.learned); kept for 30 days.
+            forgotten: lanes of which nothing is kept any longer.
+        """
+        pairs = [text for pair in (learned or {}).items() for text in pair]
+        text = rows.status_json(status)
+        await self._script("publish", own.target, own.worker, own.epoch, text, len(pairs), *pairs, *forgotten)
+
+    async def learned(self, target: str) -> dict[str, str]:
+        """What was learned of a target's lanes, by whoever owned it: lane → packed."""
+        return rows.table(await self._connection.command("HGETALL", self.keys.of(LEARNED, target)))
 
     async def targets(self) -> list[TargetStatus]:
         """All inventories, in order of name; those of targets without a living owner say `down`."""

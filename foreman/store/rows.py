@@ -7,11 +7,13 @@ an absent field for None) and nothing of how it got here.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from foreman.core.jobs import Artifact, Job, Priority, Slot, State, Surface
 from foreman.store.records import (
+    Changes,
     Claimed,
     Event,
     GatewayPresence,
@@ -108,6 +110,7 @@ def job(job_id: str, row: dict[str, str]) -> Job:
         not_before=_moment(row, "not_before"),
         retry_of=row.get("retry_of"),
         idempotency_key=row.get("idempotency_key"),
+        stream=row.get("stream") == "1",
         finish=row.get("finish") == "1",
         readers=_readers(row.get("readers", "")),
         answer_head=row.get("head"),
@@ -126,6 +129,14 @@ def event(entry: Sequence[Any]) -> Event:
         reason=row["reason"],
         attempt=int(row["attempt"]),
     )
+
+
+def taken(reply: Sequence[Any] | int) -> Claimed | None:
+    """What a claim got: `{now ms, id, request, record}`, or 0 for nothing."""
+    if isinstance(reply, int):
+        return None
+    now, job_id, request, flat = reply
+    return claimed(job_id.decode(), int(now), request, flat)
 
 
 def claimed(job_id: str, now_ms: int, request: bytes, flat: Sequence[bytes]) -> Claimed:
@@ -148,6 +159,26 @@ def claimed(job_id: str, now_ms: int, request: bytes, flat: Sequence[bytes]) -> 
 def survey(reply: Sequence[Any]) -> Survey:
     """What survey.lua answers."""
     return Survey(int(reply[0]) / 1000, tuple(_lane(entry) for entry in reply[1:]))
+
+
+def changes(reply: Sequence[Any]) -> Changes:
+    """What changes.lua answers, and claim.lua and take.lua beside what they took."""
+    now, cursor, whole, paused = reply[:4]
+    pauses, unloading = {}, set()
+    for name, text in table(paused).items():
+        till, unload, *_ = text.split(" ")
+        pauses[name] = int(till) / 1000 or math.inf
+        if unload == "1":
+            unloading.add(name)
+    return Changes(
+        now=int(now) / 1000,
+        cursor=cursor.decode(),
+        whole=bool(whole),
+        lanes=tuple(_lane(entry) for entry in reply[4:] if len(entry) > 1),
+        gone=tuple(entry[0].decode() for entry in reply[4:] if len(entry) == 1),
+        pauses=pauses,
+        unloading=frozenset(unloading),
+    )
 
 
 def _lane(entry: Sequence[bytes]) -> LaneFacts:

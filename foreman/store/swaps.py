@@ -98,6 +98,8 @@ def _joined(target: str, entries: Sequence[dict[str, str]]) -> list[SwapRecord]:
     open_at: dict[str, int] = {}
     for row in entries:
         lane = row["lane"]
+        if row["kind"] == "load" and row["reason"] == "found" and lane in open_at:
+            continue  # another worker took the target over and found what was loaded before
         if row["kind"] == "load":
             open_at[lane] = len(found)
             found.append(

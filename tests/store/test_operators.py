@@ -9,7 +9,7 @@ from foreman.core.jobs import Slot, State
 from foreman.store import keys as k
 from foreman.store import operators as ops
 from foreman.store.operators import Kind, TooManyError, UnknownError
-from foreman.store.records import Survey, Taken
+from foreman.store.records import Changes, Taken
 
 CLEARED = Failure(Code.CANCELLED, "an operator cleared the lane")
 
@@ -31,7 +31,7 @@ async def test_nothing_of_a_paused_lane_starts(ground, operators):
     await operators.pause(Kind.LANE, "lane-a", "operator")
     assert [lane.paused for lane in (await ground.queue.survey(Slot.DRAIN)).lanes] == [True]
     assert await ground.queue.claim(own, "lane-a", Slot.DRAIN, State.WORKING) is None
-    assert isinstance(await ground.queue.take(own, Slot.DRAIN, ["lane-a"]), Survey)
+    assert isinstance(await ground.queue.take(own, Slot.DRAIN, ["lane-a"]), Changes)
     assert await operators.resume(Kind.LANE, "lane-a", "operator") is True
     assert [lane.paused for lane in (await ground.queue.survey(Slot.DRAIN)).lanes] == [False]
     assert (await ground.claim(own)).job.id == job_id
@@ -44,7 +44,7 @@ async def test_nothing_starts_on_a_paused_target_but_what_runs_beside_everything
     pause = await operators.pause(Kind.TARGET, "gpu1", "operator", unload=True)
     assert (pause.until, pause.unload) == (None, True)
     assert await ground.queue.claim(own, "lane-a", Slot.DRAIN, State.LOADING) is None
-    assert isinstance(await ground.queue.take(own, Slot.DRAIN, ["lane-a"]), Survey)
+    assert isinstance(await ground.queue.take(own, Slot.DRAIN, ["lane-a"]), Changes)
     assert await ground.queue.claim(own, "side-a", Slot.SIDE, State.WORKING) is not None
     assert isinstance(await ground.queue.take(other, Slot.DRAIN, ["lane-a"]), Taken)
 

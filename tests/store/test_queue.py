@@ -11,7 +11,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, Slot, State, Surface
 from foreman.store import keys as k
 from foreman.store.errors import FencedError
-from foreman.store.records import CancelOutcome, Counts, Ownership, Survey
+from foreman.store.records import CancelOutcome, Changes, Counts, Ownership
 from tests.store.ground import LIMITS, Ground, new_id, new_job
 
 GONE = Failure(Code.CALLER_GONE, "The caller left.")
@@ -151,7 +151,7 @@ class TestSurvey:
         await ground.claim(own)
         (lane,) = (await ground.queue.survey(Slot.DRAIN)).lanes
         assert lane.head_target_only == "gpu2"
-        assert isinstance(await ground.queue.take(own, Slot.DRAIN, ["lane-a"]), Survey)
+        assert isinstance(await ground.queue.take(own, Slot.DRAIN, ["lane-a"]), Changes)
 
     async def test_a_cut_is_remembered_while_the_lane_is_empty_and_forgotten_in_time(self, ground: Ground) -> None:
         await ground.queue.cut("gpu1", "lane-a")  # empty: nothing was cut

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from foreman.core.jobs import Priority, Slot, State, Surface
 from foreman.core.scheduler import Drain, LaneView, Policy, Resident, TargetView, choose
 from foreman.store.errors import FencedError
-from foreman.store.records import NewJob, Survey, Taken, WorkerPresence
+from foreman.store.records import Changes, NewJob, Taken, WorkerPresence
 
 if TYPE_CHECKING:
     from foreman.store.client import Store
@@ -72,7 +72,7 @@ async def test_takes_the_head_and_says_whether_more_waits(store: Store, own) -> 
     assert isinstance(second, Taken)
     assert (second.claimed.job.id[:3], second.more) == ("01B", False)
     empty = await store.queue.take(own, Slot.DRAIN, ["a"])
-    assert isinstance(empty, Survey)
+    assert isinstance(empty, Changes)
     assert empty.lanes == ()
 
 
@@ -83,13 +83,13 @@ async def test_where_there_is_something_to_choose_it_surveys(store: Store, own, 
     for number, lane in enumerate(lanes):
         await fill(store, lane, f"01{number}")
     found = await store.queue.take(own, Slot.DRAIN, free)
-    assert isinstance(found, Survey)
+    assert isinstance(found, Changes)
     assert {lane.lane for lane in found.lanes} == set(lanes)
 
 
 async def test_never_takes_what_another_target_alone_may_have(store: Store, own) -> None:
     await fill(store, "a", "01A", target_only="elsewhere")
-    assert isinstance(await store.queue.take(own, Slot.DRAIN, ["a"]), Survey)
+    assert isinstance(await store.queue.take(own, Slot.DRAIN, ["a"]), Changes)
 
 
 async def test_is_fenced_like_a_claim(store: Store, own) -> None:

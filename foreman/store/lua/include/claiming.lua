@@ -7,31 +7,36 @@ local function owns(target, worker, epoch, now)
 end
 
 -- The first job of the lane that may run here: state `to`, epoch + 1, event, the worker's own list. Jobs that asked for
--- another target are passed over; on the way, jobs past their deadline fail with `late` (JSON).
+-- another target are passed over, however many; on the way, jobs past their deadline fail with `late` (JSON).
 -- Returns {now ms, id, request, {record, flat}}, false when nothing is to be had.
 local function claim_head(slot, lane, target, worker, to, now, late)
-  local head = redis.call('ZRANGE', k_lane(slot, lane), 0, 63)
-  for _, id in ipairs(head) do
-    local j = job_read(id)
-    if not j then
-      lane_take(id, slot, lane, false)
-    elseif j.deadline and j.deadline <= now and legal(j.state, 'failed') then
-      finish(j, 'failed', now, 'deadline_exceeded', late)
-      tell_gateway(j)
-    elseif legal(j.state, to) and (not j.target_only or j.target_only == target) then
-      lane_take(id, slot, lane, j.priority)
-      j.epoch = j.epoch + 1
-      j.worker = worker
-      local more = {'epoch', j.epoch, 'worker', worker, 'target', target, 'claimed_at', now}
-      if to == 'working' and not j.started_at then
-        more[#more + 1] = 'started_at'
-        more[#more + 1] = now
+  local passed = 0
+  while true do
+    local page = redis.call('ZRANGE', k_lane(slot, lane), passed, passed + 63)
+    if not page[1] then return false end
+    for _, id in ipairs(page) do
+      local j = job_read(id)
+      if not j then
+        lane_take(id, slot, lane, false)
+      elseif j.deadline and j.deadline <= now and legal(j.state, 'failed') then
+        finish(j, 'failed', now, 'deadline_exceeded', late)
+        tell_gateway(j)
+      elseif legal(j.state, to) and (not j.target_only or j.target_only == target) then
+        lane_take(id, slot, lane, j.priority)
+        j.epoch = j.epoch + 1
+        j.worker = worker
+        local more = {'epoch', j.epoch, 'worker', worker, 'target', target, 'claimed_at', now}
+        if to == 'working' and not j.started_at then
+          more[#more + 1] = 'started_at'
+          more[#more + 1] = now
+        end
+        record(j, to, now, 'claimed', more)
+        redis.call('ZADD', k_running(to), now, id)
+        redis.call('SADD', k_worker_jobs(worker), id)
+        return {now, id, redis.call('GET', k_request(id)) or '', redis.call('HGETALL', k_job(id))}
+      else
+        passed = passed + 1
       end
-      record(j, to, now, 'claimed', more)
-      redis.call('ZADD', k_running(to), now, id)
-      redis.call('SADD', k_worker_jobs(worker), id)
-      return {now, id, redis.call('GET', k_request(id)) or '', redis.call('HGETALL', k_job(id))}
     end
   end
-  return false
 end

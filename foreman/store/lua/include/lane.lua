@@ -1,12 +1,19 @@
 -- A queued job stands in its lane and in its slot's queue. A lane without jobs is in no list and leaves no facts behind,
 -- but those that still count: when it was cut (for FACTS_MS).
+-- Each change of a lane of the drain is logged, so that who keeps a list of lanes need not read them all (see surveying).
 local FACTS_MS = 3600000
+local CHANGES = 1000
+
+local function changed(slot, lane)
+  if slot == 'drain' then redis.call('XADD', k_changes(slot), 'MAXLEN', '~', CHANGES, '*', 'lane', lane) end
+end
 
 -- The job's hash must stand: the first job of a lane brings the lane's facts.
 local function lane_put(id, slot, lane, priority, due)
   local facts = k_facts(slot, lane)
   redis.call('ZADD', k_lane(slot, lane), due, id)
   redis.call('ZADD', k_queued(slot), due, id)
+  changed(slot, lane)
   if redis.call('SADD', k_lanes(slot), lane) == 1 then
     local v = redis.call('HMGET', k_job(id), 'canonical', 'digest', 'options')
     local added = redis.call('HSET', facts, 'model', v[1] or '', 'digest', v[2] or '', 'options', v[3] or '', 'n' .. priority, 1)
@@ -21,6 +28,7 @@ local function lane_take(id, slot, lane, priority)
   local facts = k_facts(slot, lane)
   redis.call('ZREM', k_lane(slot, lane), id)
   redis.call('ZREM', k_queued(slot), id)
+  changed(slot, lane)
   if redis.call('EXISTS', k_lane(slot, lane)) == 0 then
     redis.call('SREM', k_lanes(slot), lane)
     if not redis.call('HGET', facts, 'cut') then return redis.call('DEL', facts) end

@@ -73,7 +73,7 @@ def _share(text: str | float) -> float:
     return number
 
 
-def _due_after(text: str | dict[Priority, float]) -> dict[Priority, float]:
+def due_after(text: str | dict[Priority, float]) -> dict[Priority, float]:
     """`high=5s,normal=2m,low=30m`; a class left out keeps its default."""
     if isinstance(text, dict):
         return DUE_AFTER | text
@@ -171,7 +171,7 @@ Pool = Annotated[
 ]
 KeepAlive = Annotated[str, BeforeValidator(_keep_alive)]
 IdleUnload = Annotated[float | None, BeforeValidator(targets.idle_unload)]
-DueAfter = Annotated[dict[Priority, float], NoDecode, BeforeValidator(_due_after)]
+DueAfter = Annotated[dict[Priority, float], NoDecode, BeforeValidator(due_after)]
 Durability = Annotated[
     Literal["everysec", "always"], BeforeValidator(_matching("everysec|always", "use everysec or always"))
 ]

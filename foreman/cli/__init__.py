@@ -21,6 +21,7 @@ from foreman.cli.retry import retry
 from foreman.cli.run import run
 from foreman.cli.serve import serve
 from foreman.cli.show import show
+from foreman.cli.simulate import simulate
 from foreman.cli.submit import submit
 from foreman.cli.webhooks import app as webhooks
 
@@ -49,7 +50,7 @@ def _root(
     """An always-on job-queue gateway in front of LLM servers."""
 
 
-for command in (serve, demo, run, chat, submit, jobs, show, cancel, retry, doctor):
+for command in (serve, demo, run, chat, submit, jobs, show, cancel, retry, doctor, simulate):
     app.command()(command)
 app.add_typer(webhooks, name="webhooks")
 

@@ -154,6 +154,8 @@ class Job:
     retry_of: str | None = None
     """The job that this one repeats."""
     idempotency_key: str | None = None
+    stream: bool = True
+    """Its request asks for a stream."""
     finish: bool = False
     """A sync job that runs on without its caller, and whose answer is kept."""
     readers: tuple[tuple[str, str], ...] = ()

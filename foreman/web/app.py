@@ -43,7 +43,9 @@ from foreman.web.openai_api import OpenAIAPI
 from foreman.web.operators_api import OperatorsAPI
 from foreman.web.ops_api import OpsAPI
 from foreman.web.outlook import Outlooks
+from foreman.web.readers import Readers
 from foreman.web.receivers import Receivers
+from foreman.web.resume_api import ResumeAPI
 from foreman.web.snapshot import Snapshots
 from foreman.web.submission import Submission
 from foreman.web.waiting import Waiting
@@ -89,7 +91,10 @@ class Gateway:
         self._new_id = UlidFactory(lambda: time.time_ns() // 1_000_000, secrets.randbits)
         self.inventory = Inventory(store.queue)
         self.waiting = Waiting(store.queue, self.inventory, self._tasks, down_wait=settings.down_wait)
-        self.calls = Calls(settings, store.queue, gateway_id, self.inventory, self.waiting, self._new_id, self._tasks)
+        readers = Readers(store, gateway_id, self.waiting, self._new_id, self._tasks, window=settings.spool_bytes)
+        self.calls = Calls(
+            settings, store.queue, gateway_id, self.inventory, self.waiting, self._new_id, self._tasks, readers
+        )
         self.ends = Ends(store.queue, gateway_id)
         self.feed: Feed | None = None
         """Once started."""
@@ -151,6 +156,7 @@ class Gateway:
         receivers = Receivers(self.settings.webhook_allow)
         submission = Submission(self.settings, self._store.queue, self.calls, intake, outlooks, receivers, self._new_id)
         JobsAPI(self._store, submission, outlooks, self.ends).add_routes(app.router)
+        ResumeAPI(self._store.queue, self.calls).add_routes(app.router)
         app.router.add_get(openapi.PATH, openapi.serve)
         findings = tuple(finding.message for finding in self._store.findings)
         bounds = Bounds(Policy(swap_budget=self.settings.swap_budget), lambda: self.waiting.run_seconds)

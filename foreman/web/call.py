@@ -7,49 +7,49 @@ relay is done, and cancel the job when the caller leaves first. I refuse what ca
 from __future__ import annotations
 
 import asyncio
-import math
-import re
+import hashlib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
-from aiohttp import hdrs
 
 from foreman.core.errors import Code, Failure
-from foreman.core.jobs import Priority, Slot, Surface
+from foreman.core.jobs import Priority, State, Surface
 from foreman.store.errors import StoreUnavailableError
 from foreman.store.records import NewJob
+from foreman.web import wishes
+from foreman.web.dialect import Dialect
 from foreman.web.middleware import CALLER, CORS_HEADERS
 from foreman.web.relay import Manner, Phase, Relay
+from foreman.web.replayed import Replayed
 from foreman.web.response import Sent, Wire
-from foreman.web.waiting import Call
+from foreman.web.waiting import Call, ended_as
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from aiohttp import web
 
+    from foreman.core.jobs import Job, Slot
     from foreman.settings import Settings
     from foreman.store.queue import Queue
+    from foreman.store.records import Submitted
     from foreman.tasks import Tasks
-    from foreman.web.dialect import Dialect
     from foreman.web.inventory import Inventory
+    from foreman.web.readers import Readers
     from foreman.web.waiting import Waiting
 
 log = structlog.get_logger(__name__)
 
 _CANCEL_AGAIN: Final = 0.05
 """Seconds between two tries to cancel while the store is away: sooner than a worker claims."""
-_NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-"""A number as everybody writes it; Python's float() would take `1_0` and other scripts' digits too."""
-
 _TOLD_AFTER: Final = 0.001
 """Seconds after which a submit is logged: behind the job's first steps, which it would delay by a tenth (ADR-0020)."""
 
-_HELD: Final = 16 * 1024
-"""Bytes of a body that are not worth letting go of."""
-LONGEST: Final = 10 * 365 * 86_400.0
-"""Seconds that stand for any later deadline: what clocks and scripts can still reckon with."""
+_TRIES: Final = 3
+"""How often a key is tried whose job ends without an answer just then."""
+WRAPPED: Final = frozenset({"/api/chat", "/api/generate"})
+"""Paths whose native lines a caller may have as events."""
 SOON: Final = 0.05
 """Seconds before the head of a stream whose caller wants to see it wait: what is refused at once keeps its status."""
 _OFTENEST: Final = 0.1
@@ -78,6 +78,11 @@ class Ticket:
     wrap: bool = False
     """Native lines as SSE."""
 
+    @classmethod
+    def of(cls, job: Job) -> Ticket:
+        """What is known of a job that somebody else has submitted."""
+        return cls(Dialect(job.endpoint), job.endpoint, b"", job.model, "", job.lane, job.slot, job.stream)
+
 
 class Calls:
     """The queued calls of one gateway."""
@@ -91,7 +96,9 @@ class Calls:
         waiting: Waiting,
         new_id: Callable[[], str],
         tasks: Tasks,
+        readers: Readers,
     ) -> None:
+        self.readers = readers
         self.settings = settings
         self.inventory = inventory
         self.waiting = waiting
@@ -108,26 +115,57 @@ class Calls:
         Raises:
             Failure: it was not submitted (bad header, queue full, store away, gateway leaving).
         """
+        new = self._job(request, ticket)
+        call = Call(
+            *(new.id, self._relay(request, self._manner(request, ticket), new.id, 0 if new.finish else None), new.lane),
+            targets=new.targets,
+            target_only=new.target_only,
+            deadline_in=new.deadline_in,
+            kept=new.finish,
+        )
+        del ticket
+        return await self._answer(call, self._submit(call, [new]))
+
+    async def resume(self, request: web.Request, job: Job, begin: int) -> web.StreamResponse:
+        """Answer with a kept job's answer from byte `begin` on, as it comes or as it came.
+
+        Raises:
+            Failure: it has failed or was cancelled; it is not kept; nothing can be read here now.
+        """
+        manner = replace(
+            self._manner(request, Ticket.of(job)),
+            wrap=job.stream and job.endpoint in WRAPPED and wishes.wants_events(request),
+            refusals=Dialect(request.path),
+        )
+        call = Call(
+            *(job.id, self._relay(request, manner, job.id, begin), job.lane),
+            targets=job.targets,
+            target_only=job.target_only,
+            reader=self._new_id(),
+            kept=True,
+        )
+        return await self._answer(call, self._join(call))
+
+    def _relay(self, request: web.Request, manner: Manner, job_id: str, begin: int | None) -> Relay:
         if self.leaving:
             raise Failure(Code.SHUTTING_DOWN, "this gateway is stopping: send the request again", retry_after=1)
-        new = self._job(request, ticket)
-        loop = asyncio.get_running_loop()
         cors = request[CORS_HEADERS]
-        wire = Wire(request, loop, base_headers=cors)
-        relay = Relay(wire, self._manner(request, ticket), new.id)
+        wire = Wire(request, asyncio.get_running_loop(), base_headers=cors)
+        relay = Relay(wire, manner, job_id) if begin is None else Replayed(wire, manner, job_id, begin)
         wire.on_taken, wire.on_change = relay.taken, relay.event.set
-        call = Call(new, relay)
+        return relay
+
+    async def _answer(self, call: Call, begin: Coroutine[Any, Any, None]) -> web.StreamResponse:
+        """Wait for the call's answer; `begin` queues its job, or attaches it to one."""
+        relay, wire = call.relay, cast("Wire", call.relay.wire)
         self.waiting.enter(call)
         try:
             try:
-                await self._submit(call)
+                await begin
             except Failure as failure:
                 if wire.status is None:
                     raise
                 relay.fail(failure)  # an early head is out: say it in band
-            if len(call.new.request) > _HELD:  # the store has it: who waits for an hour holds no megabytes meanwhile
-                call.new = replace(call.new, request=b"")
-            del ticket, new
             await self._attend(call, wire)
         except Failure:
             raise  # nothing was queued
@@ -140,7 +178,7 @@ class Calls:
         return Sent(wire.status or 499, keep_alive=wire.keep_alive)
 
     def _job(self, request: web.Request, ticket: Ticket) -> NewJob:
-        caller = request[CALLER]
+        caller, key = request[CALLER], wishes.key(request)
         priority = caller.priority(request.headers.get("X-Foreman-Priority"), Priority.HIGH)
         return NewJob(
             id=self._new_id(),
@@ -160,48 +198,67 @@ class Calls:
             gateway=self._gateway_id,
             targets=ticket.targets,
             target_only=ticket.target_only,
-            deadline_in=deadline(request.headers.get("X-Foreman-Deadline")),
+            deadline_in=wishes.deadline(request.headers.get("X-Foreman-Deadline")),
             caller=caller.name,
             headers=ticket.headers,
             unload=ticket.unload,
+            idempotency_key=key,
+            fingerprint="" if key is None else _fingerprint(request, ticket),
+            finish=key is not None or wishes.finishes(request),
         )
 
     def _manner(self, request: web.Request, ticket: Ticket) -> Manner:
         settings = self.settings
         head_after = settings.headers_after if ticket.stream else settings.json_headers_after or None
         heartbeat = settings.heartbeat
-        pace = seconds("X-Foreman-Progress", request.headers.get("X-Foreman-Progress"))
+        pace = wishes.seconds("X-Foreman-Progress", request.headers.get("X-Foreman-Progress"))
         if pace is not None and ticket.stream:
             head_after, heartbeat = min(SOON, settings.headers_after), min(max(pace, _OFTENEST), heartbeat)
         return Manner(ticket.dialect, ticket.stream, ticket.wrap, head_after, heartbeat)
 
-    async def _submit(self, call: Call) -> None:
+    async def _submit(self, call: Call, body: list[NewJob]) -> None:
+        """Queue a call's job, or attach the call to the one that its key names already.
+
+        The job is taken out of `body`: who waits for an hour holds no megabytes meanwhile.
+        """
+        new = body.pop()
+        for _ in range(_TRIES):
+            submitted = await self._send(new)
+            if not submitted.known:
+                call.submitted, call.position = True, submitted.position
+                brief = replace(new, request=b"")
+                asyncio.get_running_loop().call_later(_TOLD_AFTER, _tell_submitted, brief, submitted.position)
+                return
+            _belongs(call, submitted.job_id)
+            state = await self.readers.attach(call)
+            if state is not None and state not in {State.FAILED, State.CANCELLED}:
+                call.submitted, call.deadline_in = True, None  # the job has its own
+                log.info("job.attached", job_id=call.job_id, reader=call.reader, state=state)
+                return
+            _belongs(call, call.reader)  # it ended without an answer in this moment: the key is free again
+        raise Failure(Code.INTERRUPTED, "the job of this Idempotency-Key ends over and over: send the request again")
+
+    async def _send(self, new: NewJob) -> Submitted:
         """Submit; once more where the reply was lost, since the same id again changes nothing."""
         try:
-            submitted = await self._queue.submit(call.new)
+            return await self._queue.submit(new)
         except StoreUnavailableError:
-            submitted = await self._queue.submit(call.new)
-        call.submitted, call.position = True, submitted.position
-        asyncio.get_running_loop().call_later(_TOLD_AFTER, self._tell_submitted, call, submitted.position)
+            return await self._queue.submit(new)
 
-    @staticmethod
-    def _tell_submitted(call: Call, position: int) -> None:
-        log.info(
-            "job.submitted",
-            job_id=call.new.id,
-            endpoint=call.new.endpoint,
-            lane=call.new.lane,
-            slot=call.new.slot,
-            priority=call.new.priority.word,
-            position=position,
-        )
+    async def _join(self, call: Call) -> None:
+        state = await self.readers.attach(call)
+        call.submitted = True
+        if state is None or state in {State.FAILED, State.CANCELLED}:
+            job = await self._queue.get(call.job_id)
+            gone = Failure(Code.BAD_REQUEST, f"job {call.job_id} is known no longer", status=404)
+            raise gone if job is None else no_answer(job)
 
     async def _attend(self, call: Call, wire: Wire) -> None:
         """Do what the relay asks for until its answer has left."""
         relay = call.relay
         expiry = None
-        if call.new.deadline_in is not None:
-            expiry = asyncio.get_running_loop().call_later(call.new.deadline_in, self._expire, call)
+        if call.deadline_in is not None:
+            expiry = asyncio.get_running_loop().call_later(call.deadline_in, self._expire, call)
         try:
             while not (relay.phase is Phase.ENDED and wire.flushed):
                 await relay.event.wait()
@@ -217,13 +274,15 @@ class Calls:
 
     def _expire(self, call: Call) -> None:
         failure = Failure(
-            Code.DEADLINE_EXCEEDED, f"the deadline of {call.new.deadline_in:g} s has passed (X-Foreman-Deadline)"
+            Code.DEADLINE_EXCEEDED, f"the deadline of {call.deadline_in:g} s has passed (X-Foreman-Deadline)"
         )
         self._tasks.spawn(self.waiting.give_up(call, failure), "expire")
 
     def _ended(self, call: Call) -> None:
         """The answer is out. Where the call failed here, the job must not live on."""
         failure = call.relay.failure
+        if call.kept:
+            return
         if call.relay.took is not None:
             self.waiting.ran(call.relay.took)
         if failure is not None and failure.code in {Code.INTERRUPTED, Code.SHUTTING_DOWN}:
@@ -233,15 +292,20 @@ class Calls:
         """The caller is gone: stop the run at once, or take the job out of its lane."""
         ended = call.relay.phase is Phase.ENDED
         feedback = call.relay.leave()
-        if feedback is not None:
-            log.info("job.cancelled", job_id=call.new.id, reason=Code.CALLER_GONE, state="running")
+        if call.kept:
+            if feedback is not None:
+                feedback.cancel(Code.CALLER_GONE)  # of this reader; the job runs on
+            log.info("job.reader_left", job_id=call.job_id, reader=call.reader)
+            self.readers.detach(call)
+        elif feedback is not None:
+            log.info("job.cancelled", job_id=call.job_id, reason=Code.CALLER_GONE, state="running")
             feedback.cancel(Code.CALLER_GONE)
         elif not ended:
-            log.info("job.cancelled", job_id=call.new.id, reason=Code.CALLER_GONE, state="queued")
+            log.info("job.cancelled", job_id=call.job_id, reason=Code.CALLER_GONE, state="queued")
             self._cancel(call, Failure(Code.CALLER_GONE, "the caller closed its connection"))
 
     def _cancel(self, call: Call, failure: Failure) -> None:
-        self._tasks.spawn(self._cancel_in_store(call.new.id, failure), "cancel")
+        self._tasks.spawn(self._cancel_in_store(call.job_id, failure), "cancel")
 
     async def _cancel_in_store(self, job_id: str, failure: Failure) -> None:
         """Cancel, as soon as the store answers: a job that nobody waits for must not be the first to run then."""
@@ -258,26 +322,32 @@ class Calls:
                 return
 
 
-def deadline(text: str | None) -> float | None:
-    """The seconds of an X-Foreman-Deadline header. Raises Failure(BAD_REQUEST) unless finite and positive."""
-    given = seconds("X-Foreman-Deadline", text)
-    return None if given is None else min(given, LONGEST)
+def no_answer(job: Job) -> Failure:
+    """Why there is nothing to read of a job that failed or was cancelled."""
+    failure = ended_as(job.state, job.error)
+    return Failure(failure.code, failure.message, status=410 if job.state is State.CANCELLED else failure.status)
 
 
-def seconds(name: str, text: str | None) -> float | None:
-    """The seconds in a header. Raises Failure(BAD_REQUEST) unless finite and positive."""
-    if text is None:
-        return None
-    given = float(text) if _NUMBER.fullmatch(text.strip()) else math.nan
-    if not (math.isfinite(given) and given > 0):
-        raise Failure(Code.BAD_REQUEST, f"{name} is {text[:40]!r}: use a positive number of seconds")
-    return given
+def _belongs(call: Call, job_id: str) -> None:
+    """The call gets this job's answer."""
+    assert isinstance(call.relay, Replayed)
+    call.job_id = job_id
+    call.relay.identify(job_id)
 
 
-def wants_events(request: web.Request) -> bool:
-    """Whether the Accept header names `text/event-stream`."""
-    return any(
-        part.partition(";")[0].strip().lower() == "text/event-stream"
-        for value in request.headers.getall(hdrs.ACCEPT, ())
-        for part in value.split(",")
+def _fingerprint(request: web.Request, ticket: Ticket) -> str:
+    """What tells one request under a key from another."""
+    asked = f"{request.method} {request.path} {ticket.target_only or ''}\n".encode()
+    return hashlib.sha256(asked + ticket.body).hexdigest()
+
+
+def _tell_submitted(new: NewJob, position: int) -> None:
+    log.info(
+        "job.submitted",
+        job_id=new.id,
+        endpoint=new.endpoint,
+        lane=new.lane,
+        slot=new.slot,
+        priority=new.priority.word,
+        position=position,
     )

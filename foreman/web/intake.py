@@ -16,9 +16,10 @@ from foreman.protocols.ollama import peek
 from foreman.protocols.words import not_found_message
 from foreman.web.auth import Role
 from foreman.web.body import read_body
-from foreman.web.call import Ticket, wants_events
+from foreman.web.call import Ticket
 from foreman.web.dialect import Dialect
 from foreman.web.middleware import CALLER
+from foreman.web.wishes import wants_events
 
 if TYPE_CHECKING:
     from aiohttp import web

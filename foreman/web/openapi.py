@@ -43,7 +43,10 @@ _WHY: Final = {
     409: "not while the job lives",
     410: "kept no longer",
     413: "larger than FOREMAN_MAX_BODY",
+    416: "past the end",
     422: "a wrong field, its name first",
+    502: "it failed: the error says why",
+    504: "it stalled, or missed its deadline",
     503: "the queue is full, the store is away, or this gateway leaves; Retry-After says when",
 }
 
@@ -127,6 +130,12 @@ _OPERATIONS: Final = (
     ),
     _Operation(
         "get", "/jobs/{job_id}/artifacts/{name}", "artifact", "The bytes of a result", {200: {}, 304: None}, (404, 410)
+    ),
+    _Operation(
+        "get", "/jobs/{job_id}/stream", "stream", "The answer of a sync job with a key or `finish`, from any byte on",
+        {200: _BYTES}, (400, 404, 409, 410, 416, 502, 504),
+        query=(("offset", {"type": "integer", "minimum": 0, "default": 0}, "Bytes of the answer that you have"),),
+        kind="application/x-ndjson",
     ),
     _Operation(
         "get", "/jobs/{job_id}/deliveries", "deliveries", "Its webhook log, oldest first",

@@ -68,6 +68,8 @@ class Manner:
     """Seconds of waiting after which a 200 goes out; None: never."""
     heartbeat: float = 15.0
     """Seconds without a byte after which a committed answer gets a heartbeat."""
+    refusals: Dialect | None = None
+    """Whose words a failure before the head has; None: `dialect`'s."""
 
     @property
     def events(self) -> bool:
@@ -86,7 +88,7 @@ class Relay:
     """The `Sink` of one call. No method raises; all run on the loop that made it."""
 
     def __init__(self, wire: Outgoing, manner: Manner, job_id: str) -> None:
-        self._wire = wire
+        self.wire = self._wire = wire
         self._manner = manner
         self._loop = asyncio.get_running_loop()
         self._identity = (("X-Foreman-Job-Id", job_id),)
@@ -155,12 +157,8 @@ class Relay:
         self.took = self._loop.time() - self.since
         if self._held is not None:
             self._end_held(b"".join(self._held))
-        elif self.phase is not Phase.STREAMING:
-            self.fail(Failure(Code.UPSTREAM_TRUNCATED, "the target's stream ended before its first line"))
         else:
-            if self._manner.wrap and ndjson.error_in(self._last) is None:
-                self._wire.chunk(ndjson.SSE_DONE)
-            self._close()
+            self._end_streamed()
 
     def error(self, failure: Failure) -> None:
         """The run failed for good."""
@@ -171,9 +169,7 @@ class Relay:
         """The worker is gone. Where no byte of its answer was sent, another run may give one."""
         self.feedback, self.busy, self.since = None, False, self._loop.time()
         if self.phase is Phase.STREAMING:
-            self.fail(
-                Failure(Code.INTERRUPTED, "the worker was lost in the middle of the answer: send the request again")
-            )
+            self._cut()
         self._head, self._held = None, None
 
     # ------------------------------------------------------------------ what the gateway says
@@ -256,6 +252,32 @@ class Relay:
         self._wire.commit(200, (*headers, *self._identity), None)
         self.phase = Phase.COMMITTED
 
+    # ------------------------------------------------------------------ answering, as web/replayed.py does otherwise
+
+    def _cut(self) -> None:
+        """The run is gone whose bytes the caller has."""
+        self.fail(Failure(Code.INTERRUPTED, "the worker was lost in the middle of the answer: send the request again"))
+
+    def _end_streamed(self) -> None:
+        if self.phase is not Phase.STREAMING:
+            self.fail(Failure(Code.UPSTREAM_TRUNCATED, "the target's stream ended before its first line"))
+            return
+        if self._manner.wrap and ndjson.error_in(self._last) is None:
+            self._wire.chunk(ndjson.SSE_DONE)
+        self._close()
+
+    def _spill(self, pieces: list[bytes]) -> None:
+        """What was held is too much to be held any longer; it is credited already."""
+        self._begin(None)
+        for piece in pieces:
+            self._wire.chunk(piece)
+
+    def _give(self, body: bytes) -> None:
+        """An answer that came whole."""
+        self._begin(len(body))
+        self._wire.chunk(body)
+        self._close()
+
     # ------------------------------------------------------------------ answering
 
     def _begin(self, length: int | None) -> None:
@@ -297,9 +319,7 @@ class Relay:
                     Failure(Code.UPSTREAM_ERROR, "the target answered a stream with more than 1 MiB that is no stream")
                 )
                 return
-            self._begin(None)
-            for piece in pieces:
-                self._wire.chunk(piece)
+            self._spill(pieces)
 
     def _end_held(self, body: bytes) -> None:
         """An answer that came whole: JSON, an error, an empty body."""
@@ -315,14 +335,13 @@ class Relay:
             body = ndjson.native_to_sse(body) + ndjson.SSE_DONE
         elif self.phase is Phase.COMMITTED and self._manner.events:
             body = ndjson.native_to_sse(body)
-        self._begin(len(body))
-        self._wire.chunk(body)
-        self._close()
+        self._give(body)
 
     def _refuse(self, failure: Failure) -> None:
         """A failure before anything was sent: its true status, in the words of the caller's dialect."""
-        body, content_type = self._manner.dialect.error_body(failure)
-        headers = [("Content-Type", content_type), *self._manner.dialect.failure_headers(failure)]
+        dialect = self._manner.refusals or self._manner.dialect
+        body, content_type = dialect.error_body(failure)
+        headers = [("Content-Type", content_type), *dialect.failure_headers(failure)]
         self._wire.commit(failure.status, (*headers, *self._identity), len(body))
         self._wire.chunk(body)
         self._close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -20,9 +20,11 @@ from foreman.store.errors import StoreUnavailableError
 from foreman.web.relay import Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from foreman.link.channel import Sink
     from foreman.store.queue import Queue
-    from foreman.store.records import NewJob, Notice, TargetStatus
+    from foreman.store.records import Notice, TargetStatus
     from foreman.tasks import Tasks
     from foreman.web.inventory import Inventory
     from foreman.web.relay import Relay
@@ -31,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 WATCH: Final = 0.5
 """Seconds between two looks at the targets."""
+_SELDOM: Final = 4
+"""Of how many looks at a kept call that was never answered yet one asks the store."""
 _WORDS_WITHIN: Final = 1.0
 """Seconds a heartbeat waits for the store to tell a position."""
 _DEFAULT_RUN: Final = 5.0
@@ -43,8 +47,16 @@ _WEIGHT: Final = 0.2
 class Call:
     """One caller's call while its job lives."""
 
-    new: NewJob
+    job_id: str
     relay: Relay
+    lane: str
+    targets: tuple[str, ...] = ()
+    target_only: str | None = None
+    deadline_in: float | None = None
+    reader: str = ""
+    """The id by which a channel asks for it: the job's own, or one that was attached under."""
+    kept: bool = False
+    """Its job runs on without it, and what is answered can be read again."""
     submitted: bool = False
     """The store has the job."""
     down_from: float | None = None
@@ -53,6 +65,11 @@ class Call:
     """The store has been seen to say that the job has ended, although no run of it said so here."""
     position: int = field(default=1)
     """The last known place in the queue."""
+    looks: int = 0
+    """How often it was seen without anybody who answers it."""
+
+    def __post_init__(self) -> None:
+        self.reader = self.reader or self.job_id
 
 
 class Waiting:
@@ -65,6 +82,11 @@ class Waiting:
         self._down_wait = down_wait
         self._run = _DEFAULT_RUN
         self.calls: dict[str, Call] = {}
+        """By the id a channel asks for."""
+        self.unanswered: Callable[[Call], Coroutine[Any, Any, None]] = self._still_to_come
+        """What to do for a kept call that nobody answers; web/readers.py hangs itself in here, and below."""
+        self.kept_answer: Callable[[Call], Coroutine[Any, Any, None]] = self._still_to_come
+        """What to do for one whose job is done."""
         self._nobody = asyncio.Event()
 
     # ------------------------------------------------------------------ the door
@@ -76,13 +98,19 @@ class Waiting:
 
     def enter(self, call: Call) -> None:
         """A call begins to wait; before its job is submitted."""
-        self.calls[call.new.id] = call
+        self.calls[call.reader] = call
 
     def leave(self, call: Call) -> None:
         """A call is over."""
-        self.calls.pop(call.new.id, None)
+        self.calls.pop(call.reader, None)
         if not self.calls:
             self._nobody.set()
+
+    def rename(self, call: Call, reader: str) -> None:
+        """From now on channels ask for it under this id."""
+        if self.calls.pop(call.reader, None) is call:
+            self.calls[reader] = call
+        call.reader = reader
 
     async def empty(self, within: float) -> bool:
         """Wait until nobody waits here any more; False when that took longer than `within` seconds."""
@@ -112,20 +140,26 @@ class Waiting:
         if call is None or notice.epoch < call.relay.epoch:
             return
         if notice.state in TERMINAL:
-            call.relay.fail(_failure(notice.state, notice.error))
+            if call.kept and call.relay.feedback is not None:
+                return  # its run tells it, behind all units
+            if notice.state is State.DONE:
+                if call.kept:
+                    self._tasks.spawn(self.kept_answer(call), "kept_answer")
+                return
+            call.relay.fail(ended_as(notice.state, notice.error))
         elif notice.state is State.QUEUED and notice.epoch > call.relay.epoch:
             call.relay.lost()
 
     async def resync(self) -> None:
         """Ask for each waiting job after notices may have been missed (the store was away)."""
-        for job_id, call in list(self.calls.items()):
+        for call in list(self.calls.values()):
             if call.relay.phase is Phase.ENDED or not call.submitted:
                 continue
-            job = await self._queue.get(job_id)
+            job = await self._queue.get(call.job_id)
             if job is None:
                 call.relay.fail(Failure(Code.INTERRUPTED, "the store has lost the job: send the request again"))
             elif job.state in TERMINAL and job.state is not State.DONE:
-                call.relay.fail(_failure(job.state, job.error))
+                call.relay.fail(ended_as(job.state, job.error))
 
     # ------------------------------------------------------------------ targets that are down
 
@@ -144,19 +178,24 @@ class Waiting:
 
     def down(self, call: Call) -> TargetStatus | bool:
         """Whether all targets of a call are down: one of them, True where none is known, else False."""
-        named = [target for target in self._inventory.targets if self._eligible(call.new, target)]
+        named = [target for target in self._inventory.targets if self._eligible(call, target)]
         if any(target.state != "down" for target in named):
             return False
         return max(named, key=lambda target: target.since, default=True)
 
-    def _eligible(self, new: NewJob, target: TargetStatus) -> bool:
-        if new.target_only is not None:
-            return target.name == new.target_only
-        return not new.targets or target.name in new.targets
+    @staticmethod
+    def _eligible(call: Call, target: TargetStatus) -> bool:
+        if call.target_only is not None:
+            return target.name == call.target_only
+        return not call.targets or target.name in call.targets
 
     def _look_at(self, call: Call) -> None:
-        if call.relay.feedback is None and call.relay.epoch and call.relay.phase is not Phase.ENDED:
-            self._tasks.spawn(self._still_to_come(call), "still_to_come")
+        if call.relay.feedback is None and call.submitted and call.relay.phase is not Phase.ENDED:
+            call.looks += 1
+            if call.kept and (call.relay.epoch or call.looks % _SELDOM == 0):
+                self._tasks.spawn(self.unanswered(call), "unanswered")
+            elif call.relay.epoch and not call.kept:
+                self._tasks.spawn(self._still_to_come(call), "still_to_come")
         now = asyncio.get_running_loop().time()
         down = call.relay.feedback is None and call.relay.phase is not Phase.ENDED and self.down(call)
         if not down:
@@ -174,7 +213,7 @@ class Waiting:
         Seen twice, a look apart, since another run's answer may be on its way beside what the store says.
         """
         try:
-            job = await self._queue.get(call.new.id)
+            job = await self._queue.get(call.job_id)
         except StoreUnavailableError:
             return
         if call.relay.feedback is not None or (job is not None and job.state not in TERMINAL):
@@ -183,11 +222,11 @@ class Waiting:
             call.over = True
         else:
             answer_lost = Failure(Code.INTERRUPTED, "the answer was lost on its way here: send the request again")
-            call.relay.fail(answer_lost if job is None or job.state is State.DONE else _failure(job.state, job.error))
+            call.relay.fail(answer_lost if job is None or job.state is State.DONE else ended_as(job.state, job.error))
 
     async def give_up(self, call: Call, failure: Failure) -> None:
         """End a job that is still queued, and its call with it; cut a run in progress where its time is over."""
-        job_id = call.new.id
+        job_id = call.job_id
         try:
             ended = await self._queue.transition(
                 job_id, None, State.FAILED, reason=failure.code, failure=failure, notify=False
@@ -197,7 +236,7 @@ class Waiting:
         if ended:
             log.info("job.failed", job_id=job_id, code=failure.code)
             call.relay.fail(failure)
-        elif failure.code is Code.DEADLINE_EXCEEDED and call.relay.feedback is not None:
+        elif failure.code is Code.DEADLINE_EXCEEDED and call.relay.feedback is not None and not call.kept:
             call.relay.feedback.cancel(failure.code)
 
     # ------------------------------------------------------------------ words for a heartbeat
@@ -215,25 +254,23 @@ class Waiting:
             return f"waiting target={down.name} down_for={max(0.0, _now() - down.since):.0f}s"
         try:
             async with asyncio.timeout(_WORDS_WITHIN):
-                call.position = await self._queue.position(call.new.id) or call.position
+                call.position = await self._queue.position(call.job_id) or call.position
         except (StoreUnavailableError, TimeoutError):
-            log.debug("position.unknown", job_id=call.new.id)
+            log.debug("position.unknown", job_id=call.job_id)
         return f"queued position={call.position} eta={self._eta(call):.0f}s"
 
     def _eta(self, call: Call) -> float:
         """Seconds to `working`, roughly: the runs ahead, shared by the slots, and one load where none holds the lane."""
-        able = [
-            target for target in self._inventory.targets if self._eligible(call.new, target) and target.state == "up"
-        ]
+        able = [target for target in self._inventory.targets if self._eligible(call, target) and target.state == "up"]
         slots = sum(target.slots for target in able) or 1
-        resident = any(held.get("lane") == call.new.lane for target in able for held in target.resident)
+        resident = any(held.get("lane") == call.lane for target in able for held in target.resident)
         return (call.position - 1) * self._run / slots + (0.0 if resident else self._load(call))
 
     def _load(self, call: Call) -> float:
-        return max((target.loads.get(call.new.lane, 0.0) for target in self._inventory.targets), default=0.0)
+        return max((target.loads.get(call.lane, 0.0) for target in self._inventory.targets), default=0.0)
 
 
-def _failure(state: State, error: dict[str, object] | None) -> Failure:
+def ended_as(state: State, error: dict[str, object] | None) -> Failure:
     """A job's end as its caller hears it."""
     try:
         code = Code(str((error or {})["code"]))

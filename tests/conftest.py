@@ -13,10 +13,13 @@ import pytest
 
 from foreman.store.client import Store, connect, redis_client
 from foreman.store.embedded import EmbeddedServer
+from tests.store.leaks import leaks
 
 pytest_plugins = ["tests.plugin_needs"]
 
 _pools = itertools.count(1)
+_running: dict[str, str] = {}
+"""`url` of the shared server, while it runs."""
 
 
 def pytest_sessionstart() -> None:
@@ -40,10 +43,32 @@ def valkey():
     folder = tempfile.mkdtemp(prefix="foreman-test-")
     server = EmbeddedServer(folder)
     try:
-        yield server.start()
+        yield _running.setdefault("url", server.start())
     finally:
+        _running.clear()
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays():
+    """After any test: the shared server holds no key for ever that has no right to be there (tests/store/leaks.py)."""
+    yield
+    if "url" not in _running:
+        return
+
+    async def look() -> list[str]:
+        async with redis_client(_running["url"], decode_responses=True) as client:
+            found = await leaks(client)
+            if found:  # each is one test's, not that of all tests after it
+                await client.delete(*(line.rpartition(": ")[0] for line in found))
+            return found
+
+    loop = asyncio.new_event_loop()
+    try:
+        assert not loop.run_until_complete(look())
+    finally:
+        loop.close()
 
 
 @pytest.fixture
@@ -58,6 +83,8 @@ async def store(valkey: str, pool: str):
     made: Store = await connect(StoreSettings(pool), valkey)
     try:
         yield made
+        async with redis_client(valkey, decode_responses=True) as look:
+            assert not await leaks(look, pool)
     finally:
         await made.close()
         await remove_pool(valkey, pool)

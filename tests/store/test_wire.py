@@ -17,7 +17,7 @@ import uvloop
 from foreman.store.client import locator, redis_client
 from foreman.store.embedded import EmbeddedServer
 from foreman.store.errors import ScriptError, StoreUnavailableError
-from foreman.store.keys import Keys
+from foreman.store.keys import PROBE, Keys
 from foreman.store.url import parse
 from foreman.store.wire import Wire
 from tests.store.waiting import wait_until
@@ -96,7 +96,7 @@ async def test_the_commands_of_one_turn_leave_in_one_write(valkey: str, monkeypa
 
 async def test_bytes_pass_unharmed_in_any_size(valkey: str, pool: str) -> None:
     async with dialled(valkey) as wire:
-        key = f"{Keys(pool).prefix}blob"
+        key = Keys(pool).of(PROBE, "blob")
         for blob in (b"", b"\r\n$-1\r\n", bytes(range(256)) * 20_000):
             await wire.command("SET", key, blob, "PX", 60_000)
             assert await wire.command("GET", key) == blob

@@ -349,7 +349,9 @@ class Topology:
         began = time.time()
         self._store.kill()
         self._store.wait()
-        await asyncio.sleep(away)
-        self.store_up()
-        await self.store_answers()
+        try:
+            await asyncio.sleep(away)
+        finally:
+            self.store_up()
+            await self.store_answers()
         self.store_lives.append((began, time.time()))

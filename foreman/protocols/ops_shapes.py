@@ -91,6 +91,25 @@ class TargetState(_Shape):
     next: dict[str, Any] | None = Field(description="the lane that comes next, and why")
 
 
+class Spread(_Shape):
+    """The middle and the slow end of some durations, milliseconds."""
+
+    p50: float
+    p95: float
+
+
+class LaneRecord(_Shape):
+    """How the last runs of a lane went, 32 at most."""
+
+    runs: int
+    failed: int
+    codes: dict[str, int] = Field(description="of the failed ones")
+    ttft_ms: Spread | None
+    tpot_ms: Spread | None
+    queued_ms: Spread | None
+    callers: list[str] = Field(description="names of tokens")
+
+
 class LaneState(_Shape):
     """A lane with queued or running jobs, or one that is paused."""
 
@@ -104,6 +123,7 @@ class LaneState(_Shape):
     eta_seconds: float | None = Field(description="until its first job works; null while it can't be told")
     priority: str | None = Field(description="the class of the job that is due first")
     running: int
+    recent: LaneRecord | None = Field(description="how its last runs went; null where none ended within the hour")
     paused: bool
     paused_since: Moment | None
     paused_until: Moment | None = Field(description="when it resumes by itself")
@@ -129,6 +149,17 @@ class WorkerState(_Shape):
     id: str
     target: str | None
     since: Moment
+
+
+class Process(_Shape):
+    """How a process does; a word a second, shown each 5 s."""
+
+    role: str = Field(description="gateway, worker or background")
+    id: str
+    version: str
+    loop_lag_ms: float = Field(description="how far behind it was at most in a second")
+    store_latency_ms: float | None
+    rss_bytes: int | None
 
 
 class GatewayState(_Shape):
@@ -160,6 +191,7 @@ class PoolState(_Shape):
     as_of: Moment | None = Field(description="while the store is away: of when this is")
     workers: list[WorkerState]
     gateways: list[GatewayState]
+    processes: list[Process]
     ledger: Ledger
 
 

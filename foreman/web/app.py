@@ -21,7 +21,9 @@ from foreman.core.fairness import Policy
 from foreman.core.ids import UlidFactory
 from foreman.link.address import LinkTLS
 from foreman.link.server import LinkServer
+from foreman.metrics import Own
 from foreman.store.errors import StoreUnavailableError
+from foreman.store.pulse import Pulse
 from foreman.store.records import GatewayPresence
 from foreman.tasks import Tasks
 from foreman.web import openapi
@@ -37,6 +39,7 @@ from foreman.web.feed import Feed
 from foreman.web.intake import Intake
 from foreman.web.inventory import Inventory
 from foreman.web.jobs_api import JobsAPI
+from foreman.web.metrics_api import MetricsAPI
 from foreman.web.middleware import Gate, tidy_headers
 from foreman.web.ollama_api import OllamaAPI
 from foreman.web.openai_api import OpenAIAPI
@@ -98,6 +101,8 @@ class Gateway:
         self.ends = Ends(store.queue, gateway_id)
         self.feed: Feed | None = None
         """Once started."""
+        self._own = Own()
+        self._pulse = Pulse(store.views, "gateway", lambda: self.id, self._own.heard)
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
 
@@ -114,6 +119,7 @@ class Gateway:
         self._tasks.spawn(self._every(RECOVER, self._recover), "recover")
         self._tasks.spawn(self._notices(await self._store.inbox("gateway", self.id)), "notices")
         self._tasks.spawn(self.waiting.watch(), "watch")
+        self._tasks.spawn(self._pulse.run(), "pulse")
         await self._listen()
         log.info("gateway.listening", url=self.url, gateway=self.id)
 
@@ -163,6 +169,7 @@ class Gateway:
         snapshots = Snapshots(self._store, self.inventory, outlooks, bounds, findings)
         self.feed = Feed(snapshots, self._tasks)
         OpsAPI(snapshots, self.calls, self.feed).add_routes(app.router)
+        MetricsAPI(snapshots, self.waiting, self.feed, self._own).add_routes(app.router)
         OperatorsAPI(self._store, self.inventory).add_routes(app.router)
         Site(Reading(self.settings, self._store, self.inventory, outlooks, snapshots), keeper).add_routes(app.router)
         return app

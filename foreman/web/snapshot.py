@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import foreman
 from foreman.core.jobs import Slot
 from foreman.store.errors import StoreUnavailableError
+from foreman.web.records import Records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +46,7 @@ class Snapshots:
     """What was seen of the store that should be put right."""
     _last: dict[str, Any] = field(default_factory=dict)
     """What was seen last while the store answered."""
+    _records: Records = field(default_factory=Records)
 
     async def state(self) -> dict[str, Any]:
         """The value of `GET /ops/state` (docs/api.md). With the store away: what was known last, and since when."""
@@ -59,6 +61,7 @@ class Snapshots:
                 "lanes_more": {"lanes": 0, "jobs": 0},
                 "workers": [],
                 "gateways": [],
+                "processes": [],
                 "ledger": _ledger(None, self.inventory.targets),
                 "as_of": None,
             }
@@ -92,7 +95,7 @@ class Snapshots:
             "store": {"status": "ok", "latency_ms": round(latency * 1000, 3)},
             "jobs": _jobs(counts),
             "targets": [_target(target, running) for target in targets],
-            "lanes": (await self._lanes(glance, running, pauses))[:LANES],
+            "lanes": await self._lanes(glance, running, pauses),
             "lanes_more": _more(glance),
             "workers": [
                 {
@@ -115,6 +118,7 @@ class Snapshots:
                 }
                 for gateway in gateways
             ],
+            "processes": await self._records.processes(store.views),
             "ledger": _ledger(ledger, targets),
         }
 
@@ -150,7 +154,9 @@ class Snapshots:
         ]
         shown = {row["lane"] for row in rows}
         rows += [_row(name, Slot.DRAIN.value, name, 0, held[name]) for name in sorted(held) if name not in shown]
-        return rows
+        del rows[LANES:]
+        records = await self._records.lanes(self.store.views, {row["lane"] for row in rows})
+        return [row | {"recent": records.get(row["lane"])} for row in rows]
 
     async def _eta(self, lane: LaneGlance) -> float | None:
         return await self.outlooks.eta(lane.lane, lane.slot, lane.position, (), None)

@@ -1,0 +1,80 @@
+"""What changes slowly in a snapshot: how the last runs of each lane went, and how each process does.
+
+web/snapshot.py asks me twice a second; I ask the store every few seconds, and turn runs into the middle and the slow end
+of their durations. I remember no lane that is not shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from foreman.core.jobs import State
+from foreman.protocols.job_object import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from foreman.store.views import Recent, Views
+
+MAX_AGE: Final = 2.0
+"""Seconds for which a lane's record serves."""
+PROCESSES_AGE: Final = 5.0
+_CALLERS: Final = 5
+
+
+class Records:
+    """The memory of one gateway's snapshots."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, dict[str, Any] | None] = {}
+        self._lanes_at = float("-inf")
+        self._processes: list[dict[str, Any]] = []
+        self._processes_at = float("-inf")
+
+    async def lanes(self, views: Views, lanes: set[str]) -> dict[str, dict[str, Any] | None]:
+        """Lane → its record, None where nothing of it ended lately. Raises StoreUnavailableError."""
+        now = asyncio.get_running_loop().time()
+        old = now - self._lanes_at > MAX_AGE
+        wanted = sorted(lanes if old else lanes - self._lanes.keys())
+        if wanted:
+            found = {lane: _record(runs) for lane, runs in (await views.recent(wanted)).items()}
+            self._lanes = found if old else self._lanes | found
+        if old:
+            self._lanes_at = now
+        return self._lanes
+
+    async def processes(self, views: Views) -> list[dict[str, Any]]:
+        """How the processes do. Raises StoreUnavailableError."""
+        now = asyncio.get_running_loop().time()
+        if now - self._processes_at > PROCESSES_AGE:
+            said = await views.lives()
+            self._processes = [one | {"since": rfc3339(float(one["since"]))} for one in said]
+            self._processes_at = now if said else float("-inf")
+        return self._processes
+
+
+def _record(runs: list[Recent]) -> dict[str, Any] | None:
+    if not runs:
+        return None
+    codes: dict[str, int] = {}
+    for run in runs:
+        if run.state is State.FAILED:
+            codes[run.code] = codes.get(run.code, 0) + 1
+    return {
+        "runs": len(runs),
+        "failed": sum(codes.values()),
+        "codes": codes,
+        "ttft_ms": _spread(run.ttft for run in runs),
+        "tpot_ms": _spread(run.tpot for run in runs),
+        "queued_ms": _spread(run.queued for run in runs),
+        "callers": sorted({run.caller for run in runs if run.caller})[:_CALLERS],
+    }
+
+
+def _spread(values: Iterable[float | None]) -> dict[str, float] | None:
+    """The nearest ranks; None where there is no value."""
+    found = sorted(value for value in values if value is not None)
+    if not found:
+        return None
+    return {"p50": found[(len(found) - 1) // 2], "p95": found[-(-len(found) * 95 // 100) - 1]}

@@ -111,7 +111,6 @@ def job(job_id: str, row: dict[str, str]) -> Job:
         retry_of=row.get("retry_of"),
         idempotency_key=row.get("idempotency_key"),
         stream=row.get("stream") == "1",
-        stream=row.get("stream") == "1",
         finish=row.get("finish") == "1",
         readers=_readers(row.get("readers", "")),
         answer_head=row.get("head"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -17,6 +18,7 @@ from arq.worker import Worker as ArqWorker
 
 from foreman.store.client import arq_settings
 from foreman.store.keys import ARQ, ARQ_HEALTH
+from foreman.store.pulse import Pulse
 from foreman.tasks import Tasks
 from workers import maintenance, webhooks
 
@@ -59,6 +61,8 @@ class Background:
         """Begin; returns at once."""
         await self._courier.start()
         self._tasks.spawn(self._forever(), "arq")
+        name = f"bg-{secrets.token_hex(4)}"
+        self._tasks.spawn(Pulse(self._store.views, "background", lambda: name).run(), "pulse")
         log.info("background.started", pool=self._settings.pool)
 
     async def stop(self) -> None:

@@ -27,6 +27,7 @@ from foreman.link.local import LocalLink
 from foreman.link.switchboard import Switchboard
 from foreman.store.errors import FencedError, StoreUnavailableError
 from foreman.store.lease import LeaseKeeper
+from foreman.store.pulse import Pulse
 from foreman.store.records import WorkerPresence
 from foreman.tasks import Tasks
 from workers.beside import Beside
@@ -97,6 +98,7 @@ class Worker:
         self._channels = Switchboard(self._local or LocalLink(), LinkClient(self.id, secret.encode(), tls))
         await self._enroll()
         self._tasks.spawn(self._lives(), "lives")
+        self._tasks.spawn(Pulse(self._store.views, "worker", lambda: self.id).run(), "pulse")
         self._tasks.spawn(self._every(RECOVER, self._recover), "recover")
         self._tasks.spawn(self._every(GATEWAYS, self._find_gateways), "gateways")
         self._tasks.spawn(self._every(RENAMED, self._forget_renamed), "renamed")

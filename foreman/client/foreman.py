@@ -9,6 +9,7 @@ I am what a program imports; turn.py follows one call and jobs.py speaks of jobs
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -89,10 +90,23 @@ class Foreman:
             UnreachableError: no gateway answers.
             ForemanError: refused, failed, or lost for good.
         """
-        made = {"Accept": "text/event-stream", "X-Foreman-Progress": f"{progress:g}", **(headers or {})}
+        made = {
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream",
+            "X-Foreman-Progress": f"{progress:g}",
+            **(headers or {}),
+        }
         named = str(uuid.uuid4()) if key is OWN_KEY else key
         assert named is None or isinstance(named, str)
-        ask = Ask(path, request | {"stream": True}, made, named, on_state or _nobody, on_restart, self._patience)
+        ask = Ask(
+            path,
+            json.dumps(request | {"stream": True}).encode(),
+            made,
+            named,
+            on_state or _nobody,
+            on_restart,
+            self._patience,
+        )
         turn = Turn(self._gateways, ask)
         self._turns = [*(kept for kept in self._turns if not kept.over), turn]
         return turn

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
@@ -63,8 +64,10 @@ class Gateways:
         self._urls.append(self._urls.pop(0))
 
     @contextlib.asynccontextmanager
-    async def ask(self, method: str, path: str, **more: Any) -> AsyncGenerator[aiohttp.ClientResponse]:
-        """One request, its answer's head read.
+    async def ask(
+        self, method: str, path: str, body: bytes | None = None, **more: Any
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """One request, its answer's head read; `more` as aiohttp takes it.
 
         Raises:
             UnreachableError: no connection, or it broke before or within the answer.
@@ -72,6 +75,8 @@ class Gateways:
         """
         assert self._session is not None, "use it as `async with Foreman(…) as foreman`"
         url = self.url
+        if body is not None:
+            more["data"] = io.BytesIO(body)  # aiohttp warns of large bytes, and sends a file piece by piece
         try:
             async with self._session.request(method, url + path, **more) as reply:
                 if reply.status >= 300:

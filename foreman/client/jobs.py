@@ -67,7 +67,7 @@ class Jobs:
         """
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = key or (str(uuid.uuid4()) if self._again else None)
-        return await self._json("POST", "/jobs", data=raw, headers={"Idempotency-Key": named} if named else {})
+        return await self._json("POST", "/jobs", body=raw, headers={"Idempotency-Key": named} if named else {})
 
     async def batch(self, lines: Iterable[bytes]) -> AsyncIterator[dict[str, Any]]:
         """Queue a job per line, in one request; what the gateway answers to each, in order, an `error` among it."""

@@ -40,7 +40,7 @@ class Ask:
     """What a turn asks for."""
 
     path: str
-    body: dict[str, Any]
+    body: bytes
     headers: dict[str, str]
     key: str | None
     """The Idempotency-Key; None: the job ends with its connection."""
@@ -221,7 +221,7 @@ class Turn:
     def _post(self) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
         ask = self._ask
         headers = ask.headers | ({"Idempotency-Key": ask.key} if ask.key is not None else {})
-        return self._gateways.ask("POST", ask.path, json=ask.body, headers=headers)
+        return self._gateways.ask("POST", ask.path, ask.body, headers=headers)
 
     def _resume(self) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
         path = f"/jobs/{quote(self.job_id or '', safe='')}/stream"

@@ -47,14 +47,13 @@ class Gateway:
     replies: list[Reply]
     asked: list[tuple[str, str]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    sizes: list[int] = field(default_factory=list)
     url: str = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        await request.read()
+        self.sizes.append(len(await request.read()))
         self.asked.append((request.method, request.path_qs))
         self.keys.append(request.headers.get("Idempotency-Key"))
-        self.changed.set()
         if request.method == "DELETE":
             return web.json_response({"state": "cancelled"})
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
@@ -79,7 +78,7 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def served(*replies: Reply) -> AsyncIterator[Gateway]:
     gateway = Gateway(list(replies))
-    app = web.Application()
+    app = web.Application(client_max_size=8 << 20)
     app.router.add_route("*", "/{tail:.*}", gateway.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.01, handler_cancellation=True)
     await runner.setup()
@@ -253,6 +252,13 @@ async def test_without_a_key_leaving_is_closing_the_connection():
         async with foreman.chat(CHAT, key=None) as turn:
             await anext(turn)
         assert gateway.asked == [("POST", "/api/chat")]
+
+
+async def test_a_large_request_is_sent_and_sent_again():
+    picture = {**CHAT, "messages": [{"role": "user", "content": "?", "images": ["A" * (2 << 20)]}]}
+    async with served(Reply((b"{}",), 503, None), Reply()) as gateway, Foreman(gateway.url) as foreman:
+        assert (await foreman.chat(picture).whole()).text == TEXT
+    assert gateway.sizes[0] == gateway.sizes[1] > 2 << 20
 
 
 async def test_waiting_and_thinking_are_told():

@@ -1,0 +1,9 @@
+// One keyed chat by the browsers' client; each chunk as a line of JSON, and one where it goes after a lost answer.
+//   node follow.mjs foreman-client.js REQUEST URL…
+import { pathToFileURL } from 'node:url'
+
+const [module, request, ...url] = process.argv.slice(2)
+const { chat } = await import(pathToFileURL(module))
+const say = (value) => console.log(JSON.stringify(value))
+const onState = ({ state }) => { if (state === 'resuming') say({ state }) }
+for await (const chunk of chat(JSON.parse(request), { url, onState, key: crypto.randomUUID() })) say(chunk)

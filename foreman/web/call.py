@@ -83,6 +83,28 @@ class Ticket:
         """What is known of a job that somebody else has submitted."""
         return cls(Dialect(job.endpoint), job.endpoint, b"", job.model, "", job.lane, job.slot, job.stream)
 
+    def job(self, job_id: str, surface: Surface, priority: Priority, settings: Settings, **more: Any) -> NewJob:
+        """The job that it asks for, through either door; `more`: what only that door knows of it."""
+        return NewJob(
+            id=job_id,
+            surface=surface,
+            endpoint=self.endpoint,
+            model=self.model,
+            canonical=self.canonical,
+            lane=self.lane,
+            slot=self.slot,
+            priority=priority,
+            request=self.body,
+            max_wait=settings.due_after[priority],
+            options=self.options,
+            digest=self.digest,
+            stream=self.stream,
+            targets=self.targets,
+            target_only=self.target_only,
+            unload=self.unload,
+            **more,
+        )
+
 
 class Calls:
     """The queued calls of one gateway."""
@@ -150,7 +172,7 @@ class Calls:
         if self.leaving:
             raise Failure(Code.SHUTTING_DOWN, "this gateway is stopping: send the request again", retry_after=1)
         cors = request[CORS_HEADERS]
-        wire = Wire(request, asyncio.get_running_loop(), base_headers=cors)
+        wire = Wire(request, asyncio.get_running_loop(), base_headers=cors, window=self.settings.spool_bytes)
         relay = Relay(wire, manner, job_id) if begin is None else Replayed(wire, manner, job_id, begin)
         wire.on_taken, wire.on_change = relay.taken, relay.event.set
         return relay
@@ -180,28 +202,13 @@ class Calls:
     def _job(self, request: web.Request, ticket: Ticket) -> NewJob:
         caller, key = request[CALLER], wishes.key(request)
         priority = caller.priority(request.headers.get("X-Foreman-Priority"), Priority.HIGH)
-        return NewJob(
-            id=self._new_id(),
-            surface=Surface.SYNC,
-            endpoint=ticket.endpoint,
-            model=ticket.model,
-            canonical=ticket.canonical,
-            lane=ticket.lane,
-            slot=ticket.slot,
-            priority=priority,
-            request=ticket.body,
-            max_wait=self.settings.due_after[priority],
-            options=ticket.options,
-            digest=ticket.digest,
-            stream=ticket.stream,
+        return ticket.job(
+            *(self._new_id(), Surface.SYNC, priority, self.settings),
             method=request.method,
             gateway=self._gateway_id,
-            targets=ticket.targets,
-            target_only=ticket.target_only,
             deadline_in=wishes.deadline(request.headers.get("X-Foreman-Deadline")),
             caller=caller.name,
             headers=ticket.headers,
-            unload=ticket.unload,
             idempotency_key=key,
             fingerprint="" if key is None else _fingerprint(request, ticket),
             finish=key is not None or wishes.finishes(request),

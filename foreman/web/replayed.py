@@ -86,6 +86,9 @@ class Replayed(Relay):
     def _pass(self, out: bytes, worth: int) -> None:
         rest = self._rest_of(out)
         if rest:
+            if self._owed:
+                owed, self._owed = self._owed, 0
+                self.taken(owed)
             if self.phase is not Phase.STREAMING:
                 self._begin(None)
             self._wire.chunk(rest, worth)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 HIGH_WATER: Final = 64 * 1024
-"""Bytes handed to a transport in one write, and between two credits."""
+"""Bytes handed to a transport in one write, and between two credits at most."""
 
 _FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -91,13 +91,15 @@ class Wire:
         loop: asyncio.AbstractEventLoop,
         *,
         base_headers: Iterable[tuple[str, str]] = (),
+        window: int = 4 * HIGH_WATER,
     ) -> None:
+        """`window`: bytes that a worker may be ahead of what was credited; a credit comes four times in it, or oftener."""
         self._request = request
         self._protocol = request.protocol
         self._loop = loop
         self._base = tuple(base_headers)
         self.on_taken: Callable[[int], None] = _nothing
-        """Told how many bytes of the target's answer were handed over, each 64 KiB or so."""
+        """Told how many bytes of the target's answer were handed over, a step at a time."""
         self.on_change: Callable[[], None] = _nothing
         """Told when bytes have to wait for the caller, and when everything has left."""
         self._pending: deque[tuple[bytes, int]] = deque()
@@ -105,6 +107,7 @@ class Wire:
         self._chunked = False
         self._finishing = False
         self._taken = 0
+        self._step = max(1, min(HIGH_WATER, window // 4))
         self.idle_since = loop.time()
         self.status: int | None = None
         """The status that was committed; None before."""
@@ -212,7 +215,7 @@ class Wire:
 
     def _credit(self, taken: int) -> None:
         self._taken += taken
-        if self._taken >= HIGH_WATER:
+        if self._taken >= self._step:
             taken, self._taken = self._taken, 0
             self.on_taken(taken)
 

@@ -280,7 +280,7 @@ async def test_a_big_kept_answer_to_a_slow_reader_is_passed_on_in_windows(open_g
     job_id = await finished(gateway, worker, dial)
     body = b"".join(b'{"n":%d,"pad":"%s"}\n' % (n, b"x" * 1000) for n in range(15_000)) + LAST
     await worker.store.answers._connection.command(
-        "SET", worker.store.queue.keys.prefix + f"job:{job_id}:artifact:stream", body
+        "SET", worker.store.queue.keys.prefix + f"job:{job_id}:artifact:stream", body, "KEEPTTL"
     )
     caller = await dial(gateway)
     caller.ask("GET", f"/jobs/{job_id}/stream?offset=2000000")

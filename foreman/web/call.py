@@ -172,7 +172,7 @@ class Calls:
         if self.leaving:
             raise Failure(Code.SHUTTING_DOWN, "this gateway is stopping: send the request again", retry_after=1)
         cors = request[CORS_HEADERS]
-        wire = Wire(request, asyncio.get_running_loop(), base_headers=cors, window=self.settings.spool_bytes)
+        wire = Wire(request, asyncio.get_running_loop(), base_headers=cors)
         relay = Relay(wire, manner, job_id) if begin is None else Replayed(wire, manner, job_id, begin)
         wire.on_taken, wire.on_change = relay.taken, relay.event.set
         return relay

@@ -22,7 +22,6 @@ from foreman.protocols.goscan import EmptyBodyError, GoJSONError
 from foreman.protocols.job_request import OWN, check, wrong
 from foreman.protocols.ollama import peek
 from foreman.store.errors import StoreUnavailableError
-from foreman.store.records import NewJob
 from foreman.web.auth import Role
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from foreman.protocols.ollama import Peek
     from foreman.settings import Settings
     from foreman.store.queue import Queue
-    from foreman.store.records import Submitted, TargetStatus
+    from foreman.store.records import NewJob, Submitted, TargetStatus
     from foreman.web.auth import Caller
     from foreman.web.call import Calls, Ticket
     from foreman.web.intake import Intake
@@ -144,26 +143,11 @@ class Submission:
         seen = _peeked(asked.endpoint, taken.payload, self.intake.inventory.foreign)
         ticket = await self.intake.ticket(asked.endpoint, taken.payload, seen, self._target(sender.target))
         priority = sender.caller.priority(asked.priority, Priority.NORMAL)
-        new = NewJob(
-            id=self.new_id(),
-            surface=Surface.ASYNC,
-            endpoint=ticket.endpoint,
-            model=ticket.model,
-            canonical=ticket.canonical,
-            lane=ticket.lane,
-            slot=ticket.slot,
-            priority=priority,
-            request=ticket.body,
-            max_wait=self.settings.due_after[priority],
-            options=ticket.options,
-            digest=ticket.digest,
-            stream=ticket.stream,
-            targets=ticket.targets,
-            target_only=ticket.target_only,
+        new = ticket.job(
+            *(self.new_id(), Surface.ASYNC, priority, self.settings),
             deadline_in=asked.deadline_seconds,
             caller=owner or sender.caller.name,
             headers=dict(sender.headers or {}),
-            unload=ticket.unload,
             state_webhook_url=asked.state_webhook_url,
             webhook_events=asked.webhook_events or (),
             metadata=_text(asked.metadata),

@@ -110,7 +110,7 @@ async function act(button) {
     say(`It did not work: ${error.message}`);
   }
   button.removeAttribute("aria-busy");
-  fetched = 0;
+  fetched = -STALE;
   await refresh();
   if (!view) reload();
 }

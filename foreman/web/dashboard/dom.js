@@ -8,10 +8,10 @@ const SVG = "http://www.w3.org/2000/svg";
 export const h = (tag, props, ...kids) => ({ tag, props: props ?? {}, key: props?.key ?? props?.["data-key"], kids: flat(kids) });
 
 /** What the server wrote, as a node. */
-export const tree = (node) =>
-  node.nodeType === Node.TEXT_NODE
-    ? node.data
-    : h(node.localName, Object.fromEntries([...node.attributes].map((it) => [it.name, it.value])), [...node.childNodes].map(tree));
+export const tree = (node) => (node.nodeType === Node.TEXT_NODE ? node.data : h(node.localName, worn(node), [...node.childNodes].map(tree)));
+
+// What somebody has opened is not the server's.
+const worn = (node) => Object.fromEntries([...node.attributes].filter((it) => it.name !== "open").map((it) => [it.name, it.value]));
 
 const flat = (kids) => kids.flat(Infinity).filter((kid) => kid != null && kid !== false && kid !== "");
 
@@ -51,7 +51,7 @@ function make(kid, parent) {
 }
 
 function dress(node, { props, kids }) {
-  const before = node.given ?? {};
+  const before = node.given ?? worn(node);
   for (const name of new Set([...Object.keys(before), ...Object.keys(props)])) {
     const value = props[name];
     if (name === "key" || before[name] === value) continue;

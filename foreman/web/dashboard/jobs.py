@@ -29,7 +29,7 @@ ENDPOINTS: Final = (
     *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"),
 )
 _COLOURS: Final = ("c8", "c1", "c0", "c2")
-_PHASES: Final = (("queued", "queued_ms"), ("loading", "loading_ms"), ("first token", "ttft_ms"))
+_PHASES: Final = (("Queued", "queued_ms"), ("Loading", "loading_ms"), ("First token", "ttft_ms"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,8 @@ def _acts(frame: Frame, job: Job) -> Markup | None:
 def _error(job: Job) -> Markup | None:
     if not job.error:
         return None
+    if job.state is State.CANCELLED:
+        return Markup(f'<p class="soft">{cell(job.error.get("message"))}</p>')
     again = "The same may succeed later." if job.error.get("retryable") else "The same would fail again."
     return Markup(
         f'<div class="bad"><p><b>{cell(job.error.get("code"))}</b></p>'
@@ -197,25 +199,26 @@ def _waits(outlook: Outlook | None) -> Markup | None:
 
 
 def _facts(job: Job) -> Markup:
-    return markup.facts(
-        (
-            ("Model", markup.name(job.model)),
-            ("Lane", markup.name(job.lane)),
-            ("Endpoint", job.endpoint),
-            ("Surface", job.surface.value),
-            ("Class", job.priority.word),
-            ("Caller", markup.name(job.caller)),
-            ("Target", markup.name(job.target)),
-            ("Worker", markup.name(job.worker)),
-            ("Attempt", job.attempt),
-            ("Prompt tokens", job.usage.get("prompt_tokens")),
-            ("Completion tokens", job.usage.get("completion_tokens")),
-            ("Deadline", markup.moment(job.deadline)),
-            ("Not before", markup.moment(job.not_before)),
-            ("Retry of", job_link(job.retry_of) if job.retry_of else None),
-            ("Metadata", markup.code(json.dumps(job.metadata, ensure_ascii=False)) if job.metadata else None),
-        )
+    always = (
+        ("Model", markup.name(job.model)),
+        ("Lane", markup.name(job.lane)),
+        ("Endpoint", job.endpoint),
+        ("Surface", job.surface.value),
+        ("Class", job.priority.word),
+        ("Caller", markup.name(job.caller)),
+        ("Target", markup.name(job.target)),
+        ("Worker", markup.name(job.worker)),
+        ("Attempt", job.attempt),
+        ("Prompt tokens", job.usage.get("prompt_tokens")),
+        ("Completion tokens", job.usage.get("completion_tokens")),
     )
+    seldom = (
+        ("Deadline", markup.moment(job.deadline)),
+        ("Not before", markup.moment(job.not_before)),
+        ("Retry of", job_link(job.retry_of, whole=True) if job.retry_of else None),
+        ("Metadata", markup.code(json.dumps(job.metadata, ensure_ascii=False)) if job.metadata else None),
+    )
+    return markup.facts((*always, *((title, value) for title, value in seldom if value is not None)))
 
 
 def _times(job: Job) -> Markup:
@@ -223,11 +226,11 @@ def _times(job: Job) -> Markup:
     pairs = [
         ("Came", markup.moment(job.created_at)),
         ("Due", markup.moment(job.due)),
-        ("Started", markup.moment(job.started_at)),
+        ("Began to work", markup.moment(job.started_at)),
         ("Ended", markup.moment(job.finished_at)),
         *((title, markup.milliseconds(measured.get(key))) for title, key in _PHASES),
-        ("per token", markup.milliseconds(measured.get("tpot_ms"))),
-        ("in all", markup.milliseconds(measured.get("total_ms"))),
+        ("Per token", markup.milliseconds(measured.get("tpot_ms"))),
+        ("In all", markup.milliseconds(measured.get("total_ms"))),
     ]
     return join(_strip(measured), markup.facts(pairs))
 
@@ -238,7 +241,7 @@ def _strip(measured: dict[str, float]) -> Markup | None:
     if not total:
         return None
     shares = [(title, max(0.0, measured.get(key) or 0.0)) for title, key in _PHASES]
-    shares.append(("answer", max(0.0, total - sum(share for _, share in shares))))
+    shares.append(("Answer", max(0.0, total - sum(share for _, share in shares))))
     whole = sum(share for _, share in shares) or 1.0
     pieces, at = [], 0.0
     for number, (title, share) in enumerate(shares):

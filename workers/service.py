@@ -58,8 +58,6 @@ STAND_BY: Final = 0.5
 _LAST_WRITES: Final = 1.0
 """Seconds in which the last transitions of a worker that leaves are written."""
 _SLOTS: Final = frozenset(Slot)
-_LAG: Final = 0.5
-"""Seconds the event loop may be behind before it is worth a line."""
 
 
 class Worker:
@@ -294,7 +292,6 @@ class Worker:
     # -- loops
 
     async def _every(self, seconds: float, step: Callable[[], Awaitable[object]]) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
                 await step()
@@ -302,10 +299,7 @@ class Worker:
                 log.debug("store.unavailable", error=error.message)
             except Exception:  # a fault of ours costs this step, never all later ones
                 log.exception("worker.step_failed", worker=self.id)
-            due = loop.time() + seconds
             await asyncio.sleep(seconds)
-            if (lag := loop.time() - due) > _LAG:
-                log.warning("worker.loop_lag", seconds=round(lag, 3))
 
     async def _enroll(self) -> None:
         unreachable = () if self._channels is None else self._channels.unreachable()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 OLDEST: Final = (6, 2)
 """The oldest Redis whose commands the scripts keep to; every Valkey is newer."""
+SHORT: Final = 0.9
+"""Share of the server's `maxmemory` from which on it is short of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,23 @@ def judge(info: dict[str, str]) -> tuple[Finding, ...]:
                 False,
                 "The store keeps no append-only file: queued jobs are lost when it stops. "
                 "Run `CONFIG SET appendonly yes` and keep it in its configuration file.",
+            )
+        )
+    most, used = int(info.get("maxmemory", "0")), int(info.get("used_memory", "0"))
+    if most and used > SHORT * most:
+        found.append(
+            Finding(
+                False,
+                f"The store uses {used >> 20} of its {most >> 20} MiB (maxmemory): full, it refuses every write and calls get "
+                "503. Raise maxmemory, or lower FOREMAN_STORE_BYTES.",
+            )
+        )
+    if info.get("aof_last_write_status", "ok") != "ok":
+        found.append(
+            Finding(
+                False,
+                "The store can't write its append-only file (aof_last_write_status): it refuses writes, or loses them when "
+                "it stops. See that its disk has room and works.",
             )
         )
     if info.get("role", "master") != "master":

@@ -90,7 +90,15 @@ class Store:
         self.tallies = Tallies(connection, self.queue.keys)
         self.swaps = Swaps(connection, self.queue.keys)
         self.findings = findings
-        """What connect() saw that should be put right: for `doctor` and `/healthz`."""
+        """What connect() or the last `look` saw that should be put right: for `doctor` and `/healthz`."""
+
+    async def look(self) -> tuple[Finding, ...]:
+        """Check the server again: it may have been restarted, reconfigured, or be another by now. The findings.
+
+        Raises StoreUnavailableError.
+        """
+        self.findings = await checks.check(self._connection)
+        return self.findings
 
     @overload
     async def inbox(self, kind: Literal["worker"], owner: str) -> Inbox[Order]: ...

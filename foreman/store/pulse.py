@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import structlog
 
 import foreman
 from foreman.store.errors import StoreUnavailableError
@@ -20,10 +23,16 @@ if TYPE_CHECKING:
 
     from foreman.store.views import Views
 
+log = structlog.get_logger(__name__)
+
 TICK: Final = 0.25
 """Seconds between two looks at the loop's clock; a longer stop than that never passes unseen."""
 TICKS: Final = 4
 """Looks from one word in the store to the next."""
+MINUTE: Final = 60
+"""Words in the store for which the worst of them is told beside the last."""
+LATE: Final = 0.5
+"""Seconds behind from which on it is worth a line in the log."""
 _STATM: Final = Path("/proc/self/statm")
 
 
@@ -45,6 +54,7 @@ class Pulse:
         self._since = time.time()
         self.lag = 0.0
         """Seconds the loop was behind at most, in the last second."""
+        self._lags: deque[float] = deque(maxlen=MINUTE)
         self.latency: float | None = None
         """Seconds of the store's last answer; None while it doesn't."""
 
@@ -57,6 +67,9 @@ class Pulse:
                 await asyncio.sleep(TICK)
                 worst = max(worst, time.monotonic() - due)
             self.lag = max(0.0, worst)
+            self._lags.append(self.lag)
+            if self.lag > LATE:
+                log.warning("loop.lag", role=self._role, name=self._name(), seconds=round(self.lag, 3))
             await self._tell()
 
     async def _tell(self) -> None:
@@ -77,6 +90,7 @@ class Pulse:
             "since": self._since,
             "pid": os.getpid(),
             "loop_lag_ms": round(self.lag * 1000, 1),
+            "loop_lag_worst_ms": round(max(self._lags, default=0.0) * 1000, 1),
             "store_latency_ms": None if self.latency is None else round(self.latency * 1000, 2),
             "rss_bytes": _rss(),
         }

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import foreman
 from foreman.core.jobs import Slot
 from foreman.store.errors import StoreUnavailableError
+from foreman.web.health import Health
 from foreman.web.records import Records
 
 if TYPE_CHECKING:
@@ -42,11 +43,13 @@ class Snapshots:
     inventory: Inventory
     outlooks: Outlooks
     bounds: Bounds
-    findings: Iterable[str] = ()
-    """What was seen of the store that should be put right."""
     _last: dict[str, Any] = field(default_factory=dict)
     """What was seen last while the store answered."""
     _records: Records = field(default_factory=Records)
+    _health: Health = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._health = Health(self.store, self.inventory)
 
     async def state(self) -> dict[str, Any]:
         """The value of `GET /ops/state` (docs/api.md). With the store away: what was known last, and since when."""
@@ -163,32 +166,7 @@ class Snapshots:
 
     async def reasons(self) -> list[str]:
         """Why this pool is not at its best, one sentence each; empty when it is."""
-        inventory, queue = self.inventory, self.store.queue
-        if not inventory.store_answers():
-            failure = inventory.failure or inventory.unwritten
-            return [f"the store does not answer{f': {failure.message}' if failure else ''}"]
-        found = list(self.findings)
-        if not inventory.targets:
-            found.append("no worker has announced a target: start `foreman serve --role worker`")
-        for target in inventory.targets:
-            if target.state == "down":
-                why = f": {target.error}" if target.error else ""
-                found.append(f"target {target.name!r} ({target.url}) is down since {stamp(target.since)}{why}")
-            if not target.embed_fits:
-                found.append(
-                    f"embeddings push out the chat model on target {target.name!r}: "
-                    "allow two loaded models (OLLAMA_MAX_LOADED_MODELS), or give embeddings a target of their own"
-                )
-        try:
-            if not await queue.background_lives():
-                found.append(
-                    "no background worker is alive, and webhooks wait for one: start `foreman serve --role background`"
-                )
-            for worker in await queue.workers():
-                found += [f"worker {worker.id} has no link to gateway {gateway}" for gateway in worker.unreachable]
-        except StoreUnavailableError as error:
-            found.append(f"the store does not answer: {error.message}")
-        return found
+        return await self._health.reasons()
 
 
 def stamp(moment: float) -> str:

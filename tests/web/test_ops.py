@@ -8,8 +8,10 @@ import time
 import pytest
 
 from foreman.core.errors import Code, Failure
+from foreman.store import checks
 from foreman.store.errors import StoreUnavailableError
 from foreman.store.keys import ARQ_HEALTH, INBOX
+from foreman.web import health
 from foreman.web.dashboard.overview import overview
 from foreman.web.dashboard.page import Frame
 from tests.web.conftest import wait_until
@@ -65,9 +67,9 @@ async def test_a_store_that_can_be_read_and_not_written_is_away(gateway, backgro
     monkeypatch.setattr(store.queue, "announce", full)
     await wait_until(lambda: not gateway.inventory.store_answers())
     assert (await caller.get("/readyz")).status == 503
-    assert (await caller.get("/healthz")).json()["reasons"] == [
-        "the store does not answer: The store refuses work for now: MISCONF"
-    ]
+    (reason,) = (await caller.get("/healthz")).json()["reasons"]
+    assert reason.startswith("the store takes no writes: The store refuses work for now: MISCONF")
+    assert "see its memory, its disk" in reason
     monkeypatch.undo()
     await wait_until(gateway.inventory.store_answers)
     assert (await caller.get("/readyz")).status == 200
@@ -79,6 +81,40 @@ async def test_health_without_any_worker(open_gateway, dial):
     said = (await (await dial(gateway)).get("/healthz")).json()
     assert said["degraded"] is True
     assert "no worker has announced a target" in said["reasons"][0]
+
+
+async def test_the_store_is_looked_at_again(gateway, background, worker, dial, store, monkeypatch):
+    """It may have been restarted with other settings since the start."""
+    caller = await dial(gateway)
+    await wait_until(lambda: gateway.inventory.targets)
+    monkeypatch.setattr(health, "LOOK", 0.0)
+
+    async def careless(_connection):
+        return checks.judge(
+            {"aof_enabled": "0", "maxmemory": "100", "used_memory": "95", "aof_last_write_status": "err"}
+        )
+
+    monkeypatch.setattr(checks, "check", careless)
+    reasons = (await caller.get("/healthz")).json()["reasons"]
+    for word, reason in zip(("keeps no append-only file", "Raise maxmemory", "its disk"), reasons, strict=True):
+        assert word in reason
+
+
+async def test_a_loop_that_is_behind_is_a_reason_and_a_line_in_the_log(
+    gateway, background, worker, dial, store, capsys
+):
+    caller = await dial(gateway)
+    await wait_until(lambda: gateway.inventory.targets)
+    time.sleep(health.LAG + 0.3)  # noqa: ASYNC251 - this is what keeps a loop busy
+
+    async def late() -> list[str]:
+        return [one for one in (await caller.get("/healthz")).json()["reasons"] if "behind" in one]
+
+    async with asyncio.timeout(10):
+        while not (found := await late()):  # noqa: ASYNC110 - asked over HTTP, there is no event to wait for
+            await asyncio.sleep(0.05)
+    assert "its machine is too busy" in found[0]
+    assert "loop.lag" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -374,9 +374,9 @@ class Run:
         )
         if moved and self._shared is not None:
             self._shared.pass_on()  # whoever reads gets nothing of another run now
-        code = None if end.failure is None else str(end.failure.code)
+        said = {"code": None if end.failure is None else str(end.failure.code), "tokens": self.tokens}
         if moved:
-            log.info(_EVENTS[state], job_id=job.id, target=self._bench.target.name, code=code, **timings)
+            log.info(_EVENTS[state], job_id=job.id, target=self._bench.target.name, **said, **timings)
         elif moved is not None:
             log.warning("job.fenced", job_id=job.id, target=self._bench.target.name, state=str(state))
             self._outlet.back()

@@ -84,3 +84,9 @@ def test_gaps() -> None:
     assert webhook.gap(webhook.SCHEDULE, 1, 60, -1) == 60
     assert webhook.gap(webhook.SCHEDULE, 10, 60, 0) is None
     assert len(webhook.SCHEDULE) == 10
+
+
+def test_the_schedule_that_is_promised() -> None:
+    minute, hour = 60, 3600
+    assert webhook.SCHEDULE == (0, 5, 30, 2 * minute, 10 * minute, hour, 4 * hour, 12 * hour, 24 * hour, 36 * hour)
+    assert webhook.schedule("0s,5s,30s,2m,10m,1h,4h,12h,24h,36h") == webhook.SCHEDULE

@@ -237,3 +237,18 @@ class TestHandBack:
         assert job is not None
         assert job.error is not None
         assert job.error["code"] == "caller_gone"
+
+
+@pytest.mark.parametrize("first", [State.LOADING, State.WORKING])
+async def test_it_started_when_it_first_worked_however_often_it_is_run(ground: Ground, first: State) -> None:
+    own = await ground.owner()
+    job_id = await ground.submit()
+    epoch = (await ground.claim(own, first)).job.epoch
+    if first is State.LOADING:
+        assert await ground.queue.transition(job_id, epoch, State.WORKING, reason="loaded")
+    await ground.look.hset(ground.key(k.JOB, job_id), "started_at", 1000)  # as long ago
+    assert await ground.queue.hand_back(job_id, epoch, reason="leaving", failure=None) is State.QUEUED
+    again = await ground.claim(own, first)
+    if first is State.LOADING:
+        assert await ground.queue.transition(job_id, again.job.epoch, State.WORKING, reason="loaded")
+    assert (await ground.queue.get(job_id)).started_at == 1.0

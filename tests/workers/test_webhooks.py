@@ -25,7 +25,7 @@ from foreman.store.records import NewJob, TargetStatus, WorkerPresence
 from tests.receivers import Receivers
 from tests.workers.conftest import wait_until
 from workers.background import Background
-from workers.post import Patience, Poster
+from workers.post import KEPT, READ, Patience, Poster
 
 new_id = UlidFactory(iter(range(10**12, 10**13)).__next__, lambda _: 7)
 QUICK = Pace(schedule=(0.0, 0.05, 0.1), probe_gap=0.2, broken_after=1000)
@@ -243,6 +243,10 @@ async def test_retry_after_is_honoured(house, receivers):
     await house.settled(job_id)
     first, second = receivers.seen["/"]
     assert second.began - first.began >= 1.0
+
+
+def test_the_patience_that_is_promised():
+    assert (Patience().connect, Patience().total, READ, KEPT) == (5, 15, 4096, 1024)
 
 
 async def test_few_at_once_per_url_and_nobody_waits_for_another_url(house, receivers):

@@ -129,7 +129,7 @@ const HEADS = [
 
 function lanes(seen) {
   const words = search.text.toLowerCase().split(/\s+/);
-  const text = (it) => `${it.model} ${it.lane} ${it.slot} ${(it.callers ?? []).map((one) => one.name).join(" ")}`.toLowerCase();
+  const text = (it) => `${it.model} ${it.lane} ${it.slot} ${it.recent?.callers.join(" ") ?? ""}`.toLowerCase();
   const found = search.text ? (search.rows ?? seen.lanes).filter((it) => words.every((word) => text(it).includes(word))) : seen.lanes;
   const { lanes: more, jobs } = seen.lanes_more ?? {};
   return [
@@ -151,13 +151,14 @@ function seek(text, more) {
 
 function row(it) {
   const path = `lanes/${encodeURIComponent(it.lane)}`;
-  const options = it.lane.split("?")[1];
+  const { recent, lane: key } = it;
+  const options = key.split("?")[1];
   const cell = (value, n) => h("td", { class: "n", "data-n": n }, value);
   return h("tr", { key: `${it.slot} ${it.lane}` },
     h("th", { scope: "row", class: colour(it.lane) }, h("i"), name(it.model, { title: `${it.model}\n${it.lane}` }), h("small", {}, options && ` ${options}`, it.slot !== "drain" && ` ${it.slot}`)),
-    cell(count(it.depth), "depth"), cell(it.depth ? waits(it) : "–"), cell(count(it.running), "running"), cell(span(it.eta_seconds)), cell(pair(it.ttft_ms)), cell(pair(it.tpot_ms)),
-    cell(it.errors ? h("a", { class: "bad", href: `/ui/jobs?state=failed&model=${encodeURIComponent(it.model)}` }, count(it.errors)) : count(it.errors)),
-    h("td", {}, it.callers?.length ? it.callers.slice(0, 4).map((one) => [name(one.name), h("small", {}, ` ${count(one.count)} `)]) : "–"),
+    cell(count(it.depth), "depth"), cell(it.depth ? waits(it) : "–"), cell(count(it.running), "running"), cell(span(it.eta_seconds)), cell(pair(recent?.ttft_ms)), cell(pair(recent?.tpot_ms)),
+    cell(recent?.failed ? h("a", { class: "bad", href: `/ui/jobs?state=failed&model=${encodeURIComponent(it.model)}` }, count(recent.failed)) : count(recent?.failed)),
+    h("td", {}, recent?.callers.length ? recent.callers.map((one) => [name(one), " "]) : "–"),
     h("td", { class: "acts" }, it.paused ? state("paused") : "open", operates && [hold(it.paused, path, it.model, "of this lane"),
       it.depth > 0 && deed("Clear", `${path}/clear`, `Cancel what waits in ${it.model} (${count(it.depth)} now)?`, `${it.model} is cleared.`, "danger")]));
 }

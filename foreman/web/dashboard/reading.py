@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 PAGE: Final = 50
 FAILURES: Final = 500
 SHOWN_FAILURES: Final = 10
-RAN: Final = 300
-"""Jobs looked at for the timeline's ticks."""
 HOOKED: Final = 40
 """Jobs whose webhook logs are looked at for the last attempts."""
 DEEDS: Final = 200
 KEPT: Final = 3.0
 """Seconds for which a drawing serves everybody."""
+_SHARES: Final = frozenset({"swap_budget"})
+_SIZES: Final = frozenset({"max_body", "max_answer", "spool_bytes", "store_bytes"})
 _ID_LENGTH: Final = 26
 _HIGHEST: Final = "Z"
 """The last letter of an id's alphabet."""
@@ -83,10 +83,9 @@ class Reading:
         back = timeline.fits(request.query.get("span"))
         at, drawn = self._drawn.get(back, (float("-inf"), ""))
         if time.monotonic() - at > KEPT:
-            queue = self.store.queue
+            now = time.time()
             history = {one.name: await self.store.swaps.of(one.name) for one in await self.inventory.fresh()}
-            ran = timeline.ran((await queue.page(Wanted(), None, RAN)).jobs)
-            drawn = timeline.timeline(history, ran, time.time(), back)
+            drawn = timeline.timeline(history, await self.store.views.ran(now - back), now, back)
             self._drawn[back] = (time.monotonic(), drawn)
         return drawn
 
@@ -115,14 +114,16 @@ class Reading:
 
     async def failures(self, request: web.Request, frame: Frame) -> str:
         """What failed, by code."""
-        own = request[CALLER]
+        own, queue = request[CALLER], self.store.queue
         if own.role is Role.NAMED:
-            failed = list(
-                (await self.store.queue.page(Wanted(frozenset({State.FAILED}), caller=own.name), None, FAILURES)).jobs
-            )
-        else:
-            failed = await self.store.queue.recent(frozenset({State.FAILED}), FAILURES)
-        return views.failures(frame, failed, FAILURES)
+            mine = await queue.page(Wanted(frozenset({State.FAILED}), caller=own.name), None, FAILURES)
+            return views.failures(frame, views.grouped(mine.jobs), len(mine.jobs), None)
+        seen = await self.store.views.failures()
+        groups = []
+        for group in seen.groups:
+            jobs = [job for job_id in group.job_ids if (job := await queue.get(job_id)) is not None]
+            groups.append(views.Group(group.code, group.count, group.models, jobs))
+        return views.failures(frame, groups, seen.looked_at, seen.total)
 
     async def webhooks(self, request: web.Request, frame: Frame) -> str:
         """Who is told. Raises Failure (403) for named callers: their jobs' views have their own."""
@@ -208,13 +209,24 @@ def _told(settings: Settings) -> Iterator[tuple[str, str, bool]]:
     """Each variable, its value and whether it was set; of a secret only that it is one."""
     for name in type(settings).model_fields:
         value = getattr(settings, name)
-        given = name in settings.model_fields_set
-        if name in settings_module.SECRET and value:
-            shown = "(hidden)"
-        elif isinstance(value, dict):
-            shown = ",".join(f"{getattr(key, 'word', key)}={one:g}s" for key, one in value.items())
-        elif isinstance(value, tuple):
-            shown = ",".join(f"{one:g}s" if isinstance(one, float) else str(one) for one in value)
-        else:
-            shown = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        yield settings_module.PREFIX + name.upper(), shown, given
+        hidden = name in settings_module.SECRET and value
+        yield (
+            settings_module.PREFIX + name.upper(),
+            "(hidden)" if hidden else _shown(name, value),
+            name in settings.model_fields_set,
+        )
+
+
+def _shown(name: str, value: Any) -> str:
+    """A setting as one would write it."""
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
+    if isinstance(value, dict):
+        return ",".join(f"{getattr(key, 'word', key)}={_shown(name, one)}" for key, one in value.items())
+    if isinstance(value, tuple):
+        return ",".join(_shown(name, one) for one in value)
+    if isinstance(value, float):
+        return f"{value:g}" if name in _SHARES else f"{value:g}s"
+    if isinstance(value, int) and name in _SIZES:
+        return f"{value >> 20}MiB" if value % (1 << 20) == 0 else str(value)
+    return str(getattr(value, "text", value))

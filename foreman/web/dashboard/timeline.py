@@ -15,10 +15,10 @@ from foreman.web.dashboard import markup
 from foreman.web.dashboard.markup import Markup, join, span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from foreman.core.jobs import Job
     from foreman.store.records import SwapRecord
+    from foreman.store.views import Ran
 
 SPANS: Final = {900: "15 min", 3600: "1 h", 21600: "6 h"}
 """Seconds one may look back."""
@@ -38,12 +38,12 @@ _REASONS: Final = {
 }
 
 
-def timeline(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Job], now: float, back: int) -> str:
+def timeline(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Ran], now: float, back: int) -> str:
     """The drawing with its buttons, key and table.
 
     Args:
         history: Target → its residencies, oldest first.
-        jobs: Those that ran lately.
+        jobs: Those that ran and ended in that time.
         now: The right edge, seconds since the epoch.
         back: Seconds from the left edge to the right one, one of SPANS.
     """
@@ -67,7 +67,7 @@ def colour(lane: str) -> str:
     return f"c{total % 10}"
 
 
-def _drawing(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Job], now: float, back: int) -> Markup:
+def _drawing(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Ran], now: float, back: int) -> Markup:
     begin = now - back
 
     def x(moment: float) -> float:
@@ -83,8 +83,7 @@ def _drawing(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Job], n
         parts.append(f'<rect class="rail" x="0" y="{top}" width="100%" height="{height}" rx="3"></rect>')
         for number, row in enumerate(rows):
             parts += [_residency(one, top + number * _ROW, x, now) for one in row]
-        mine = [job for job in jobs if job.target == name and job.started_at and (job.finished_at or now) > begin]
-        parts += [_tick(job, top + height, x) for job in mine]
+        parts += [_tick(job, top + height, x) for job in jobs if job.target == name]
         top += height + _GAP
     step = _STEPS[back]
     first = int(begin // step + 1) * step
@@ -116,8 +115,7 @@ def _rows(records: Sequence[SwapRecord], now: float) -> list[list[SwapRecord]]:
     return rows
 
 
-def _residency(one: SwapRecord, top: int, x: object, now: float) -> str:
-    assert callable(x)
+def _residency(one: SwapRecord, top: int, x: Callable[[float], float], now: float) -> str:
     left, loaded, right = x(one.t0), x(one.loaded), x(one.end or now)
     held = span((one.end or now) - one.loaded)
     title = f"{one.model}: {_why(one.reason)}; load {span(one.loaded - one.t0)}, held {held}"
@@ -135,9 +133,8 @@ def _residency(one: SwapRecord, top: int, x: object, now: float) -> str:
     )
 
 
-def _tick(job: Job, bottom: int, x: object) -> str:
-    assert callable(x)
-    at = x(job.started_at)
+def _tick(job: Ran, bottom: int, x: Callable[[float], float]) -> str:
+    at = x(job.ended)
     kind = "tick fail" if job.state is State.FAILED else "tick"
     return f'<line class="{kind}" x1="{at:.3f}%" x2="{at:.3f}%" y1="{bottom + 1}" y2="{bottom + 8}"></line>'
 
@@ -148,7 +145,7 @@ def _key(history: Mapping[str, Sequence[SwapRecord]]) -> Markup:
         f'<li class="{colour(lane)}" data-key="{escape(lane)}"><i></i>{markup.name(model)}</li>'
         for lane, model in sorted(lanes.items(), key=lambda pair: pair[1])[:SHOWN]
     )
-    more = '<li class="loads"><i></i>hatched: loads</li><li>| a job begins</li>'
+    more = '<li class="loads"><i></i>hatched: loads</li><li>| a job ends</li>'
     return Markup(f'<ul class="chips">{entries}{more}</ul>')
 
 
@@ -180,8 +177,3 @@ def _why(reason: str) -> str:
 def fits(text: str | None) -> int:
     """The span that was asked for, or the shortest."""
     return next((seconds for seconds in SPANS if str(seconds) == text), next(iter(SPANS)))
-
-
-def ran(jobs: Iterable[Job]) -> list[Job]:
-    """Those that a target has run."""
-    return [job for job in jobs if job.started_at is not None]

@@ -7,12 +7,13 @@ about it stands here once, for the one who has to act on it.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from foreman.protocols.job_object import rfc3339
 from foreman.web.dashboard import markup
-from foreman.web.dashboard.markup import Markup, job_link, join, section, table
+from foreman.web.dashboard.markup import PATH, Markup, job_link, join, section, table
 from foreman.web.dashboard.overview import health as reasons_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 EXAMPLES: Final = 5
 """Jobs named per code."""
+LATE: Final = 250.0
+"""Milliseconds of loop lag from which on it is shown as bad."""
 MEANING: Final = {
     "bad_request": "The caller sent something that makes no sense. Its sender must change it.",
     "model_not_found": "No target has the model. Pull it, or correct its name.",
@@ -42,33 +45,50 @@ MEANING: Final = {
 }
 
 
-def failures(frame: Frame, failed: Sequence[Job], looked: int) -> str:
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The failures of one code."""
+
+    code: str
+    count: int
+    models: Sequence[str]
+    jobs: Sequence[Job]
+    """The newest of them."""
+
+
+def grouped(failed: Iterable[Job]) -> list[Group]:
+    """Failures by their code, newest first within each."""
+    by_code: dict[str, list[Job]] = defaultdict(list)
+    for job in failed:
+        by_code[str((job.error or {}).get("code"))].append(job)
+    return [
+        Group(code, len(jobs), list(dict.fromkeys(job.model for job in jobs))[:EXAMPLES], jobs[:EXAMPLES])
+        for code, jobs in by_code.items()
+    ]
+
+
+def failures(frame: Frame, groups: Sequence[Group], looked: int, total: int | None) -> str:
     """The failures on record, grouped by code, the most frequent first.
 
     Args:
         frame: What stands around it.
-        failed: Newest first.
-        looked: How many were asked for at most; there may be more.
+        groups: One per code.
+        looked: How many failures are in them.
+        total: Since the pool began; None where that is not told.
     """
-    groups: dict[str, list[Job]] = defaultdict(list)
-    for job in failed:
-        groups[str((job.error or {}).get("code"))].append(job)
     parts = [Markup("<h1>Failures</h1>")]
-    if not failed:
+    if not looked:
         parts.append(Markup('<p class="ok">✓ No failure is on record.</p>'))
     else:
-        some = f"The last {looked:,} failures." if len(failed) >= looked else f"All {len(failed):,} failures on record."
-        parts.append(Markup(f'<p class="soft">{some}</p>'))
-    for code, group in sorted(groups.items(), key=lambda pair: -len(pair[1])):
-        parts.append(_group(code, group))
+        of = "" if total is None or total == looked else f" of {total:,} since the pool began"
+        link = markup.link(f"{PATH}/jobs?state=failed", "all that are kept, one by one")
+        parts.append(Markup(f'<p class="soft">The last {looked:,}{of}; {link}.</p>'))
+    parts += [_group(group) for group in sorted(groups, key=lambda group: -group.count)]
     return frame.document("failures", join(*parts))
 
 
-def _group(code: str, group: Sequence[Job]) -> Markup:
-    models: dict[str, int] = defaultdict(int)
-    for job in group:
-        models[job.model] += 1
-    often = sorted(models, key=lambda name: -models[name])[:EXAMPLES]
+def _group(group: Group) -> Markup:
+    code = markup.cell(group.code)
     rows = (
         (
             job_link(job.id),
@@ -78,17 +98,28 @@ def _group(code: str, group: Sequence[Job]) -> Markup:
             (job.error or {}).get("message"),
             markup.ago(job.finished_at),
         )
-        for job in group[:EXAMPLES]
+        for job in group.jobs
     )
-    counts = join(*(join(markup.name(name), Markup(f" <small>{models[name]:,}</small> ")) for name in often))
-    title = Markup(f'<h2><span class="bad">{markup.cell(code)}</span> <small>{len(group):,}</small></h2>')
-    head = Markup(f'<div class="head">{title}<span class="soft">last {markup.ago(group[0].finished_at)}</span></div>')
+    models = Markup(", ").join(markup.name(name) for name in group.models)
+    title = Markup(f'<h2><span class="bad">{code}</span> <small>{group.count:,}</small></h2>')
+    last = markup.ago(group.jobs[0].finished_at) if group.jobs else None
+    head = join(
+        Markup('<div class="head">'),
+        title,
+        last and join(Markup('<span class="soft">last '), last, Markup("</span>")),
+        Markup("</div>"),
+    )
     return join(
-        Markup(f'<section data-key="{markup.cell(code)}">'),
+        Markup(f'<section data-key="{code}">'),
         head,
-        Markup(f"<p>{markup.cell(MEANING.get(code, 'See the message.'))}</p>"),
-        Markup(f'<p class="soft">Models: {counts}</p>'),
-        table(f"The last failures with {code}", ("Job", "Model", "Target", "Caller", "Message", "When"), rows, ""),
+        Markup(f"<p>{markup.cell(MEANING.get(group.code, 'See the message.'))}</p>"),
+        Markup(f'<p class="soft">Models: {models}</p>'),
+        table(
+            f"The last failures with {group.code}",
+            ("Job", "Model", "Target", "Caller", "Message", "When"),
+            rows,
+            "The jobs are kept no longer.",
+        ),
         Markup("</section>"),
     )
 
@@ -205,6 +236,7 @@ def health(
         ),
         section("Workers and their leases", _workers(state["workers"])),
         section("Gateways", _gateways(state["gateways"])),
+        section("Processes", _processes(state.get("processes") or ())),
         section("Targets", _targets(state["targets"])),
         section("Settings in force", _settings(settings)),
     ]
@@ -216,6 +248,7 @@ def _workers(workers: Iterable[dict[str, Any]]) -> Markup:
         (
             markup.code(worker["id"]),
             markup.name(worker["target"]),
+            None if worker.get("lease_seconds") is None else f"{worker['lease_seconds']:.1f} s",
             worker["since"],
             worker.get("version"),
             markup.state("ok", "linked")
@@ -224,8 +257,35 @@ def _workers(workers: Iterable[dict[str, Any]]) -> Markup:
         )
         for worker in workers
     )
-    heads = ("Worker", "Holds target", "Since", "Version", "Links")
+    heads = ("Worker", "Holds target", "Lease for#", "Since", "Version", "Links")
     return table("Workers", heads, rows, "No worker is alive: start `foreman serve --role worker`.")
+
+
+def _processes(processes: Iterable[dict[str, Any]]) -> Markup:
+    rows = (
+        (
+            one["role"],
+            markup.code(one["id"]),
+            _late(one.get("loop_lag_ms")),
+            _late(one.get("loop_lag_worst_ms")),
+            markup.milliseconds(one.get("store_latency_ms")),
+            None if one.get("rss_bytes") is None else f"{one['rss_bytes'] / (1 << 20):,.0f} MiB",
+            one.get("pid"),
+            one.get("since"),
+            one.get("version"),
+        )
+        for one in processes
+    )
+    heads = (
+        *("Role", "Process", "Loop lag#", "Worst in a minute#", "Store's latency#", "Memory#", "Pid#"),
+        *("Since", "Version"),
+    )
+    return table("Processes", heads, rows, "No process has told how it does yet.")
+
+
+def _late(lag: float | None) -> Markup | str | None:
+    text = markup.milliseconds(lag)
+    return Markup(f'<span class="bad">! {text}</span>') if lag is not None and lag > LATE else text
 
 
 def _gateways(gateways: Iterable[dict[str, Any]]) -> Markup:

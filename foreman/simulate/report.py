@@ -166,6 +166,7 @@ def log(world: World, policy: Policy) -> dict[str, Any]:
         "k": policy.stay_quanta,
         "cap": policy.stay_cap,
         "load": {name: world.lanes[name].spec.load_seconds for name in sorted(drained)},
+        "load_factor": {server.name: server.spec.load_factor for server in world.servers},
         "loads": [
             {
                 "target": residency.target,

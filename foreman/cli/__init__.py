@@ -23,6 +23,7 @@ from foreman.cli.serve import serve
 from foreman.cli.show import show
 from foreman.cli.simulate import simulate
 from foreman.cli.submit import submit
+from foreman.cli.top import top
 from foreman.cli.webhooks import app as webhooks
 
 app = typer.Typer(
@@ -50,7 +51,7 @@ def _root(
     """An always-on job-queue gateway in front of LLM servers."""
 
 
-for command in (serve, demo, run, chat, submit, jobs, show, cancel, retry, doctor, simulate):
+for command in (serve, demo, run, chat, submit, jobs, show, cancel, retry, top, doctor, simulate):
     app.command()(command)
 app.add_typer(webhooks, name="webhooks")
 

@@ -44,13 +44,18 @@ def ask(what: Callable[[Jobs], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(run())
-    except UnreachableError as error:
-        raise Failed(f"{error}: start one with `foreman serve`, or set FOREMAN_URL") from None
     except ForemanError as error:
-        hint = ": set FOREMAN_TOKEN" if error.status == 401 else ""
-        raise Failed(f"{error}{f' ({error.code})' if error.code else ''}{hint}") from None
+        raise refused(error) from None
     except asyncio.CancelledError:
         raise Failed("interrupted") from None
+
+
+def refused(error: ForemanError) -> Failed:
+    """What the gateway refused, or that it is not there, in words that say what to do."""
+    if isinstance(error, UnreachableError):
+        return Failed(f"{error}: start one with `foreman serve`, or set FOREMAN_URL")
+    hint = ": set FOREMAN_TOKEN" if error.status == 401 else ""
+    return Failed(f"{error}{f' ({error.code})' if error.code else ''}{hint}")
 
 
 async def wait_and_show(jobs: Jobs, job_id: str, *, as_json: bool) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from foreman.cli.asking import AsJSON, ask
-from foreman.cli.console import remark, say, show_json
+from foreman.cli.console import remark, show_json
+from foreman.cli.tables import show, span, table
 
 if TYPE_CHECKING:
     from foreman.client.jobs import Jobs
@@ -38,10 +39,7 @@ def jobs(
         show_json(found)
         return
     now = datetime.now(UTC)
-    rows = [_COLUMNS, *(_row(job, now) for job in found["jobs"])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
-    for row in rows:
-        say("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
+    show(table(_COLUMNS, [_row(job, now) for job in found["jobs"]], right=("AGE",)))
     if found["next_cursor"]:
         remark(f"more: --cursor {found['next_cursor']}")
 
@@ -49,11 +47,4 @@ def jobs(
 def _row(job: dict[str, Any], now: datetime) -> tuple[str, ...]:
     age = (now - datetime.fromisoformat(job["created_at"])).total_seconds()
     error = job["error"]["code"] if job["error"] else ""
-    return job["job_id"], job["state"], job["model"], job["priority"], _age(age), error
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{max(0.0, seconds):.0f}s"
+    return job["job_id"], job["state"], job["model"], job["priority"], span(age), error

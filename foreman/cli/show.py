@@ -8,14 +8,17 @@ from __future__ import annotations
 import json as codec
 from typing import TYPE_CHECKING, Any, Final
 
+from foreman.cli import tables
 from foreman.cli.asking import AsJSON, JobId, ask, summary
 from foreman.cli.console import say, show_json
+from foreman.cli.tables import plain
 from foreman.client.jobs import text_of
 
 if TYPE_CHECKING:
     from foreman.client.jobs import Jobs
 
 _SHOWN: Final = ("model", "endpoint", "priority", "target", "attempt", "created_at", "started_at", "finished_at")
+_EVENTS: Final = ("SEQ", "TIME", "STATE", "WHY", "WORKER")
 _WAITING: Final = ("position", "eta_seconds", "waiting_for", "not_before")
 
 
@@ -30,14 +33,16 @@ def show(job: JobId, *, json: AsJSON = False) -> None:
     if json:
         show_json(found)
         return
-    say(summary(found))
-    for name in (*_SHOWN, *_WAITING):
-        if found.get(name) is not None:
-            say(f"  {name.replace('_', ' ')}: {found[name]}")
+    say(plain(summary(found)))
+    facts = [
+        (f"  {name.replace('_', ' ')}", found[name]) for name in (*_SHOWN, *_WAITING) if found.get(name) is not None
+    ]
     if found.get("metadata"):
-        say(f"  metadata: {codec.dumps(found['metadata'], ensure_ascii=False)}")
-    for event in events:
-        say(f"  {event['time']}  {event['state']}: {event['reason']}")
+        facts.append(("  metadata", codec.dumps(found["metadata"], ensure_ascii=False)))
+    tables.show(tables.pairs(facts))
+    say()
+    rows = [(event["seq"], event["time"], event["state"], event["reason"], event["worker"]) for event in events]
+    tables.show(tables.table(_EVENTS, rows))
     if result is not None:
         say()
         say(text_of(result))

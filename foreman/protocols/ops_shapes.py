@@ -184,6 +184,7 @@ class PoolState(_Shape):
     now: Moment
     version: str
     store: StoreState
+    reasons: list[str] = Field(description="why the pool is not at its best; empty when it is")
     jobs: JobCounts
     targets: list[TargetState]
     lanes: list[LaneState] = Field(description="the deepest and those that are due first, 200 at most")

@@ -68,7 +68,10 @@ class Snapshots:
                 "ledger": _ledger(None, self.inventory.targets),
                 "as_of": None,
             }
-            away = {"store": {"status": "unavailable", "latency_ms": None, "error": error.message}}
+            away = {
+                "store": {"status": "unavailable", "latency_ms": None, "error": error.message},
+                "reasons": [f"the store does not answer: {error.message}"],
+            }
             return base | last | away
         self._last = {name: value for name, value in seen.items() if name != "store"} | {"as_of": base["now"]}
         return base | seen | {"as_of": None}
@@ -121,6 +124,7 @@ class Snapshots:
                 }
                 for gateway in gateways
             ],
+            "reasons": await self.reasons(),
             "processes": await self._records.processes(store.views),
             "ledger": _ledger(ledger, targets),
         }

@@ -63,8 +63,9 @@ async def test_a_job_is_shown_listed_and_run_again(pair: Pair, tmp_path: Path):
     code, out, err = await ran(tmp_path, "show", job_id, URL=house.url)
     assert code == 0, err
     assert f"{job_id} done" in out
-    assert "metadata: {" in out
-    assert "queued: submitted" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["metadata", '{"ticket":', "7}"] in rows
+    assert ["1", "queued", "submitted"] in [[row[0], *row[2:4]] for row in rows if len(row) > 3]
     code, out, err = await ran(tmp_path, "retry", job_id, "--wait", URL=house.url)
     assert code == 0, err
     assert len(out.split()) >= 3

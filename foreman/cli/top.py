@@ -1,0 +1,176 @@
+"""`foreman top`: what is loaded, what runs and who waits, live in a terminal.
+
+The command line's entry calls me. I ask the gateway each second and draw what it says; in a pipe, or with `--once`, I do
+it once. While the gateway is away I show what was seen last, and say how old it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from foreman.cli.asking import AsJSON, refused
+from foreman.cli.console import settings_in_force, show_json
+from foreman.cli.tables import cell, console, plain, show, span, table
+from foreman.client import ForemanError
+from foreman.client.overview import Overview
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from foreman.settings import Settings
+
+_LANES: Final = ("MODEL", "LANE", "QUEUED", "OLDEST", "BOUND", "ETA", "RUNNING", "TTFT", "TPOT", "")
+_TARGETS: Final = ("TARGET", "STATE", "LOADED", "RUNNING", "TOK/S", "NEXT")
+_RUNNING: Final = ("JOB", "MODEL", "TARGET", "STATE", "FOR", "TOKENS", "TOK/S", "CALLER")
+_RIGHT: Final = ("QUEUED", "OLDEST", "BOUND", "ETA", "RUNNING", "TTFT", "TPOT", "TOK/S", "FOR", "TOKENS")
+_ROWS: Final = 30
+"""Lanes and running jobs shown at most, each; the rest is counted."""
+
+
+def top(
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Show it once and end.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, max=60.0, help="Seconds between two looks.")] = 1.0,
+    json: AsJSON = False,
+) -> None:
+    """Show the pool live: targets, running jobs, lanes."""
+    settings = settings_in_force()
+    live = not once and not json and sys.stdout.isatty()
+    try:
+        asyncio.run(_follow(settings, every) if live else _once(settings, as_json=json))
+    except ForemanError as error:
+        raise refused(error) from None
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return  # Ctrl-C is how one leaves
+
+
+async def _once(settings: Settings, *, as_json: bool) -> None:
+    async with Overview(settings.gateway_url, settings.token) as pool:
+        state = await pool.state()
+    if as_json:
+        show_json(state)
+    else:
+        show(drawn(state))
+
+
+async def _follow(settings: Settings, every: float) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    with contextlib.suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+    async with Overview(settings.gateway_url, settings.token) as pool:
+        state, seen_at = await pool.state(), time.monotonic()
+        with Live(drawn(state), console=console(), screen=True, auto_refresh=False) as screen:
+            while True:
+                await asyncio.sleep(every)
+                away = ""
+                try:
+                    state, seen_at = await pool.state(), time.monotonic()
+                except ForemanError as error:
+                    away = f"{error} · this was {span(time.monotonic() - seen_at)} ago"
+                screen.update(drawn(state, away), refresh=True)
+
+
+def drawn(state: dict[str, Any], away: str = "") -> RenderableType:
+    """The whole picture of a snapshot; `away`: why it is old."""
+    now = datetime.fromisoformat(state["now"]).timestamp()
+    parts: list[RenderableType] = [_head(state)]
+    parts += [Text(f"! {plain(reason)}", style="red") for reason in (*filter(None, [away]), *state.get("reasons", ()))]
+    parts += [Text(), _targets(state)]
+    running = [(target["name"], job) for target in state["targets"] for job in target["running"]]
+    if running:
+        parts += [Text(), _running(running, now)]
+    parts += [Text(), _lanes(state) if state["lanes"] else Text("nobody waits", style="dim")]
+    return Group(*parts)
+
+
+def _head(state: dict[str, Any]) -> Text:
+    jobs, ledger, store = state["jobs"], state["ledger"], state["store"]
+    latency = "" if store["latency_ms"] is None else f" {store['latency_ms']:.1f} ms"
+    words = Text.assemble(("foreman ", "bold"), f"{state['version']} · store ", cell(store["status"]), f"{latency} · ")
+    words.append(" ".join(f"{name} {jobs[name]}" for name in ("queued", "loading", "working", "done", "failed")))
+    words.append(f" · swaps {ledger['swaps']}")
+    if ledger.get("fifo_swaps") is not None:
+        words.append(
+            f" (in order of arrival {ledger['fifo_swaps']}; saved {span(ledger['seconds_saved'])},"
+            f" paid for fairness {span(ledger['seconds_for_fairness'])})"
+        )
+    return words
+
+
+def _targets(state: dict[str, Any]) -> RenderableType:
+    rows = []
+    for target in state["targets"]:
+        held = ", ".join(str(one.get("model") or one["lane"]) for one in target["resident"])
+        pace = sum(job["tokens_per_second"] or 0.0 for job in target["running"])
+        coming = target["next"]
+        rows.append(
+            (
+                target["name"],
+                target["state"],
+                f"loading {target['loading']}" if target.get("loading") else held or "-",
+                f"{len(target['running'])}/{target['slots']}",
+                f"{pace:.1f}" if pace else "",
+                f"{coming['lane']} ({coming['reason']})" if coming else "",
+            )
+        )
+    return table(_TARGETS, rows, right=_RIGHT) if rows else Text("no targets", style="red")
+
+
+def _running(running: list[tuple[str, dict[str, Any]]], now: float) -> RenderableType:
+    rows = [
+        (
+            job["job_id"],
+            job["model"],
+            target,
+            job["state"],
+            span(now - datetime.fromisoformat(job["since"]).timestamp()) if job["since"] else "",
+            job["tokens"],
+            f"{job['tokens_per_second']:.1f}" if job["tokens_per_second"] else "",
+            job.get("caller"),
+        )
+        for target, job in running[:_ROWS]
+    ]
+    return _with_rest(table(_RUNNING, rows, right=_RIGHT), len(running) - _ROWS, "running jobs")
+
+
+def _lanes(state: dict[str, Any]) -> RenderableType:
+    lanes = state["lanes"]
+    rows = []
+    for lane in lanes[:_ROWS]:
+        recent = lane.get("recent") or {}
+        rows.append(
+            (
+                lane["model"],
+                lane["lane"],
+                lane["depth"],
+                span(lane["oldest_wait_seconds"]) if lane["depth"] else "",
+                span(lane["bound_seconds"]),
+                span(lane["eta_seconds"]),
+                lane["running"],
+                _milliseconds(recent.get("ttft_ms")),
+                _milliseconds(recent.get("tpot_ms")),
+                "paused" if lane["paused"] else "",
+            )
+        )
+    more = max(0, len(lanes) - _ROWS) + state.get("lanes_more", {}).get("lanes", 0)
+    return _with_rest(table(_LANES, rows, right=_RIGHT), more, "lanes")
+
+
+def _milliseconds(spread: dict[str, float] | None) -> str:
+    return "" if spread is None else f"{spread['p50']:.0f}ms"
+
+
+def _with_rest(shown: RenderableType, more: int, what: str) -> RenderableType:
+    return Group(shown, Text(f"and {more} more {what}", style="dim")) if more > 0 else shown

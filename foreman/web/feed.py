@@ -119,7 +119,7 @@ class Feed:
                     await response.write(frame)
                 said_at = loop.time()
             looked = await self._next_look()
-        await response.write(b'event: leaving\nretry: 1000\ndata: {}\n\n')
+        await response.write(b"event: leaving\nretry: 1000\ndata: {}\n\n")
 
     def _seen_by(self, last_id: str) -> int | None:
         boot, _, number = last_id.partition("-")

@@ -319,5 +319,5 @@ async def test_a_notice_that_makes_no_sense_ends_nothing(gateway, worker, dial, 
     (call,) = await wait_until(lambda: list(gateway.waiting.calls.values()))
     await wait_until(lambda: call.submitted)
     await store.queue._connection.command("RPUSH", store.queue.keys.of(INBOX, "gateway", gateway.id), "{}")
-    await store.queue.cancel(call.new.id, Failure(Code.CANCELLED, "by hand"))
+    await store.queue.cancel(call.job_id, Failure(Code.CANCELLED, "by hand"))
     assert (await caller.reply()).header("X-Foreman-Error") == "cancelled"

@@ -44,8 +44,7 @@ export function patch(parent, ...kids) {
 
 function make(kid, parent) {
   if (!kid.tag) return document.createTextNode(kid);
-  const svg = kid.tag === "svg" || (parent.namespaceURI === SVG && parent.nodeName !== "foreignObject");
-  const node = svg ? document.createElementNS(SVG, kid.tag) : document.createElement(kid.tag);
+  const node = kid.tag === "svg" || parent.namespaceURI === SVG ? document.createElementNS(SVG, kid.tag) : document.createElement(kid.tag);
   node.key = kid.key;
   return node;
 }
@@ -61,10 +60,10 @@ function dress(node, { props, kids }) {
     else node.setAttribute(name, value === true ? "" : value);
   }
   node.given = props;
-  if (!("data-keep" in props)) patch(node, kids); // what was loaded into it stays
+  if (!("data-keep" in props)) patch(node, kids); // what was loaded stays
 }
 
-/** Draw a whole view and give the focus back where moving a row took it. */
+/** Draw a view; where moving a row took the focus, it comes back. */
 export function draw(parent, kids) {
   const held = document.activeElement;
   patch(parent, kids);

@@ -186,3 +186,8 @@ def ago(seconds: float | None) -> Markup | None:
         return None
     iso = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return Markup(f'<time datetime="{iso}" title="{iso}">{span(time.time() - seconds)} ago</time>')
+
+
+def ago_of(iso: str | None) -> Markup | None:
+    """The same for a moment as `/ops/state` writes it."""
+    return ago(datetime.fromisoformat(iso).timestamp()) if iso else None

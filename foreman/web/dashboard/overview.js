@@ -128,9 +128,8 @@ const HEADS = [
 ];
 
 function lanes(seen) {
-  const words = search.text.toLowerCase().split(/\s+/);
-  const text = (it) => `${it.model} ${it.lane} ${it.slot} ${it.recent?.callers.join(" ") ?? ""}`.toLowerCase();
-  const found = search.text ? (search.rows ?? seen.lanes).filter((it) => words.every((word) => text(it).includes(word))) : seen.lanes;
+  const text = (it) => JSON.stringify([it.model, it.lane, it.slot, it.recent?.callers]).toLowerCase();
+  const found = search.text ? (search.rows ?? seen.lanes).filter((it) => text(it).includes(search.text.toLowerCase())) : seen.lanes;
   const { lanes: more, jobs } = seen.lanes_more ?? {};
   return [
     h("div", { class: "head" }, h("h2", {}, "Lanes"), (seen.lanes.length > 5 || search.text) &&

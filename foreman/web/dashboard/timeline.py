@@ -6,6 +6,7 @@ time axis are percentages, so that the drawing fits any width and its words stay
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Final
@@ -25,9 +26,15 @@ SPANS: Final = {900: "15 min", 3600: "1 h", 21600: "6 h"}
 SHOWN: Final = 50
 """Swaps in the table."""
 _ROW, _GAP, _NAME, _AXIS = 18, 14, 18, 20
-_LABELLED: Final = 9.0
+_LABELLED: Final = 4.0
 """Percent of the width from which on a residency has room for its name."""
-_STEPS: Final = {900: 180, 3600: 600, 21600: 3600}
+_STEPS: Final = (10, 30, 60, 120, 300, 600, 1800, 3600)
+_SLACK: Final = 1.0
+"""Seconds after a load in which the end of the one before may be noted."""
+_MARKS: Final = 10
+"""Times on the axis, at most."""
+_SHORTEST: Final = 60.0
+"""Seconds that are drawn at least."""
 _REASONS: Final = {
     "room": "there was a free place",
     "empty": "nothing else was left",
@@ -67,8 +74,10 @@ def colour(lane: str) -> str:
     return f"c{total % 10}"
 
 
-def _drawing(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Ran], now: float, back: int) -> Markup:
-    begin = now - back
+def _drawing(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Ran], now: float, back: float) -> Markup:
+    first = min((one.t0 for records in history.values() for one in records), default=now)
+    begin = max(now - back, min(first, now - _SHORTEST))
+    back = now - begin
 
     def x(moment: float) -> float:
         return 100 * min(1.0, max(0.0, (moment - begin) / back))
@@ -85,15 +94,14 @@ def _drawing(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Ran], n
             parts += [_residency(one, top + number * _ROW, x, now) for one in row]
         parts += [_tick(job, top + height, x) for job in jobs if job.target == name]
         top += height + _GAP
-    step = _STEPS[back]
-    first = int(begin // step + 1) * step
-    for moment in range(first, int(now) + 1, step):
+    step = next((step for step in _STEPS if back / step <= _MARKS), _STEPS[-1])
+    for moment in range(int(begin // step + 1) * step, int(now) + 1, step):
         at = x(moment)
-        clock = datetime.fromtimestamp(moment, UTC).strftime("%H:%M")
+        clock = datetime.fromtimestamp(moment, UTC).strftime("%H:%M:%S" if step < 60 else "%H:%M")
         anchor = "end" if at > 95 else "start" if at < 5 else "middle"
         parts.append(f'<text x="{at:.2f}%" y="{top + 8}" text-anchor="{anchor}">{clock}</text>')
     swaps = sum(len(records) for records in history.values())
-    label = f"{swaps} residencies on {len(history)} targets in {SPANS[back]}, UTC; the table below says the same"
+    label = f"{swaps} residencies on {len(history)} targets in {span(back)}, UTC; the table below says the same"
     hatch = (
         '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
         '<rect class="paper" width="3" height="6"></rect></pattern></defs>'
@@ -107,10 +115,12 @@ def _rows(records: Sequence[SwapRecord], now: float) -> list[list[SwapRecord]]:
     """Residencies that overlap one below the other, as a target with several places has them."""
     rows: list[list[SwapRecord]] = []
     for one in records:
-        free = next((row for row in rows if (row[-1].end or now) <= one.t0 + 0.5), None)
+        free = next((row for row in rows if (row[-1].end or now) <= one.loaded + _SLACK), None)
         if free is None:
             rows.append([one])
-        else:
+        else:  # a swap begins with the unloading of the one before, which is noticed later
+            last = free[-1]
+            free[-1] = replace(last, end=max(last.loaded, min(last.end or now, one.t0)))
             free.append(one)
     return rows
 
@@ -119,17 +129,13 @@ def _residency(one: SwapRecord, top: int, x: Callable[[float], float], now: floa
     left, loaded, right = x(one.t0), x(one.loaded), x(one.end or now)
     held = span((one.end or now) - one.loaded)
     title = f"{one.model}: {_why(one.reason)}; load {span(one.loaded - one.t0)}, held {held}"
-    name = one.model.removesuffix(":latest")
-    text = (
-        f'<text class="on" x="{loaded:.3f}%" dx="5" y="{top + 13}">{escape(name[:40])}</text>'
-        if right - loaded > _LABELLED + 0.35 * len(name[:40])
-        else ""
-    )
+    name, width = one.model.removesuffix(":latest"), right - loaded
+    text = f'<text class="on" x="5" y="12">{escape(name[:60])}</text>' if width > _LABELLED else ""
     return (
         f'<g class="{colour(one.lane)}"><title>{escape(title)}</title>'
         f'<rect class="held" x="{left:.3f}%" y="{top + 1}" width="{max(0.15, right - left):.3f}%" height="{_ROW - 2}" rx="2"></rect>'
         f'<rect fill="url(#hatch)" x="{left:.3f}%" y="{top + 1}" width="{max(0.0, loaded - left):.3f}%" height="{_ROW - 2}"></rect>'
-        f"{text}</g>"
+        f'<svg x="{loaded:.3f}%" y="{top + 1}" width="{max(0.0, width):.3f}%" height="{_ROW - 2}">{text}</svg></g>'
     )
 
 

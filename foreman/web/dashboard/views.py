@@ -249,7 +249,7 @@ def _workers(workers: Iterable[dict[str, Any]]) -> Markup:
             markup.code(worker["id"]),
             markup.name(worker["target"]),
             None if worker.get("lease_seconds") is None else f"{worker['lease_seconds']:.1f} s",
-            worker["since"],
+            markup.ago_of(worker["since"]),
             worker.get("version"),
             markup.state("ok", "linked")
             if not worker.get("unreachable")
@@ -271,7 +271,7 @@ def _processes(processes: Iterable[dict[str, Any]]) -> Markup:
             markup.milliseconds(one.get("store_latency_ms")),
             None if one.get("rss_bytes") is None else f"{one['rss_bytes'] / (1 << 20):,.0f} MiB",
             one.get("pid"),
-            one.get("since"),
+            markup.ago_of(one.get("since")),
             one.get("version"),
         )
         for one in processes
@@ -289,7 +289,10 @@ def _late(lag: float | None) -> Markup | str | None:
 
 
 def _gateways(gateways: Iterable[dict[str, Any]]) -> Markup:
-    rows = ((markup.code(one["id"]), one["callers"], one.get("since"), one.get("version")) for one in gateways)
+    rows = (
+        (markup.code(one["id"]), one["callers"], markup.ago_of(one.get("since")), one.get("version"))
+        for one in gateways
+    )
     return table(
         "Gateways", ("Gateway", "Callers waiting#", "Since", "Version"), rows, "No gateway has announced itself."
     )
@@ -304,7 +307,7 @@ def _targets(targets: Iterable[dict[str, Any]]) -> Markup:
             one.get("version"),
             one["slots"],
             one.get("places"),
-            one.get("since"),
+            markup.ago_of(one.get("since")),
             one.get("error"),
         )
         for one in targets

@@ -37,9 +37,7 @@ async function reload(seen = counts) {
     const fresh = new DOMParser().parseFromString(await reply.text(), "text/html").getElementById("main");
     if (fresh) draw(main, [...fresh.childNodes].map(tree));
     counts = seen;
-  } catch {
-    // The stream says that the gateway is away.
-  }
+  } catch {} // the stream says that the gateway is away
   fetched = performance.now();
   fetching = false;
 }
@@ -67,7 +65,7 @@ function turn() {
 
 let quiet = 0;
 
-/** Say a sentence: seen for a while, heard once. */
+/** Seen for a while, heard once. */
 function say(...words) {
   patch($("speaker"), h("p", {}, words));
   $("speaker").className = "on";
@@ -168,7 +166,7 @@ const theme = localStorage.getItem("theme");
 if (theme) root.dataset.theme = theme;
 Object.assign($("hold"), { onclick: hold }).nextSibling.onclick = turn;
 $("tools").lastChild.onclick = help;
-if (view) patch(main); // the first paint is told anew from here on
+if (view) patch(main); // the first paint is over
 view?.begin(boot);
 start(boot.state, show);
 document.addEventListener("redraw", show);

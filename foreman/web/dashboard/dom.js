@@ -7,10 +7,10 @@ const SVG = "http://www.w3.org/2000/svg";
  *  property, `onname` a listener, the rest are attributes. */
 export const h = (tag, props, ...kids) => ({ tag, props: props ?? {}, key: props?.key ?? props?.["data-key"], kids: flat(kids) });
 
-/** What the server wrote, as a node. */
+/** The server's HTML as a node. */
 export const tree = (node) => (node.nodeType === Node.TEXT_NODE ? node.data : h(node.localName, worn(node), [...node.childNodes].map(tree)));
 
-// What somebody has opened is not the server's.
+// What somebody opened is not the server's.
 const worn = (node) => Object.fromEntries([...node.attributes].filter((it) => it.name !== "open").map((it) => [it.name, it.value]));
 
 const flat = (kids) => kids.flat(Infinity).filter((kid) => kid != null && kid !== false && kid !== "");

@@ -25,7 +25,7 @@ export const ms = (value) => (value == null ? "–" : value < 999.5 ? `${round(v
 /** Seconds between a moment and `now` (ms). */
 export const since = (iso, now) => (iso ? Math.max(0, (now - Date.parse(iso)) / 1000) : null);
 
-/** A name from outside: isolated, so that no script direction leaks; cut by the style, whole in its title. */
+/** A name from outside: its direction stays its own; cut by the style, whole in its title. */
 export const name = (text, more) => h("bdi", { class: "name", title: text, ...more }, text ?? "–");
 
 export const shortId = (id) => h("code", { title: id }, `…${id.slice(-8)}`);
@@ -34,13 +34,13 @@ const MARKS = {
   up: "✓", down: "✗", paused: "‖", queued: "○", loading: "◔", working: "●",
 };
 
-/** A state: mark, word and colour, so that none of them is alone. */
+/** A state: mark, word and colour. */
 export const state = (word, more) =>
   h("span", { class: `state s-${word}` }, h("span", { "aria-hidden": "true" }, `${MARKS[word] ?? "·"} `), more ?? word);
 
-/** One of ten colours, always the same for the same text. */
+/** One of eight colours, the same for the same text. */
 export function colour(text) {
   let sum = 7;
   for (const letter of text ?? "") sum = (sum * 31 + letter.codePointAt(0)) >>> 0;
-  return `c${sum % 10}`;
+  return `c${sum % 8}`;
 }

@@ -28,7 +28,7 @@ ENDPOINTS: Final = (
     *("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"),
     *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"),
 )
-_COLOURS: Final = ("c8", "c1", "c0", "c2")
+_COLOURS: Final = ("c5", "c1", "c0", "c2")
 _PHASES: Final = (("Queued", "queued_ms"), ("Loading", "loading_ms"), ("First token", "ttft_ms"))
 
 

@@ -2,7 +2,7 @@
 // where a proxy holds the stream back.
 import { ask } from "./api.js";
 
-const SILENT = 8_000; // ms without a word after which a stream counts as held back; it speaks each 2 s at least
+const SILENT = 8_000; // ms: it speaks each 2 s
 const POLL = 2_000;
 const PAUSES = [500, 1_000, 2_000, 5_000];
 
@@ -32,7 +32,7 @@ export function start(first, tell) {
   if (!document.hidden) connect();
 }
 
-/** Hold what is shown as it is, or go on. */
+/** Hold what is shown, or go on. */
 export function pause(on) {
   if (on === (live.mode === "paused")) return;
   frozen = performance.now();
@@ -42,7 +42,7 @@ export function pause(on) {
   else connect();
 }
 
-/** Ask for the state at once: what somebody did shall show at once. */
+/** What somebody did shall show at once. */
 export const refresh = () => ask("/ops/state").then(take, () => {});
 
 function take(state) {
@@ -89,7 +89,7 @@ function lost(why = "") {
   timer = setTimeout(retry, PAUSES[Math.min(failures++, PAUSES.length - 1)] * (0.8 + 0.4 * Math.random()));
 }
 
-// An EventSource does not say why it failed: a plain question does, and it tells a lost token from a lost gateway.
+// An EventSource does not say why it failed; a plain question tells a lost token from a lost gateway.
 async function retry() {
   try {
     const state = await ask("/ops/state");

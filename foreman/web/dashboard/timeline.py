@@ -71,7 +71,7 @@ def colour(lane: str) -> str:
     total = 7
     for letter in lane:
         total = (total * 31 + ord(letter)) & 0xFFFFFFFF
-    return f"c{total % 10}"
+    return f"c{total % 8}"
 
 
 def _drawing(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Ran], now: float, back: float) -> Markup:

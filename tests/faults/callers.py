@@ -113,6 +113,8 @@ class Callers:
         except (aiohttp.ClientError, OSError) as error:
             one.said = Said.of(words_of(one.path, said)[0])
             one.outcome, one.words = "broken", repr(error)[:120]
+            if one.status is None and any(at >= one.began for at in self.pool.wires[one.gateway].refused):
+                one.outcome = "refused"
             return
         text, whole, error_words = words_of(one.path, said)
         one.said = Said.of(text)

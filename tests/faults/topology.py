@@ -117,8 +117,16 @@ class Seat:
 class Topology:
     """All of it. Enter it to have everything started but the store, which `store_up` starts."""
 
-    def __init__(self, folder: Path, old: Path | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        old: Path | None,
+        *,
+        worker_grace: float = WORKER_GRACE,
+        gateway_grace: float = GATEWAY_GRACE,
+    ) -> None:
         self.folder = folder
+        self.graces = worker_grace, gateway_grace
         self.old = old
         """The tree of an older version, or None."""
         self.seats: dict[str, Seat] = {}
@@ -153,7 +161,7 @@ class Topology:
         for name, targets in (("w1", ("gpu1",)), ("w2", ("gpu2",)), ("w3", ("gpu1", "gpu2"))):
             listed = ",".join(f"{one}=http://127.0.0.1:{self.wires[one].port}?slots=3&resident=2" for one in targets)
             env = {"FOREMAN_TARGETS": listed, "FOREMAN_LINK_CA": str(self.folder / "link.pem")}
-            env |= {"FOREMAN_SHUTDOWN_GRACE": f"{WORKER_GRACE}s", "FOREMAN_POLL_INTERVAL": "2s"}
+            env |= {"FOREMAN_SHUTDOWN_GRACE": f"{self.graces[0]}s", "FOREMAN_POLL_INTERVAL": "2s"}
             await self._seat(name, "worker", env)
         for name in ("b1", "b2"):
             env = {"FOREMAN_WEBHOOK_SECRET": "the secret", "FOREMAN_WEBHOOK_ALLOW": "127.0.0.1"}
@@ -215,7 +223,7 @@ class Topology:
             "FOREMAN_LINK_ADDR": f"127.0.0.1:{link},127.0.0.1:{announced.port}",
             "FOREMAN_LINK_CERT": str(self.folder / "link.pem"),
             "FOREMAN_LINK_KEY": str(self.folder / "link.key"),
-            "FOREMAN_SHUTDOWN_GRACE": f"{GATEWAY_GRACE}s",
+            "FOREMAN_SHUTDOWN_GRACE": f"{self.graces[1]}s",
             "FOREMAN_WEBHOOK_ALLOW": "127.0.0.1",
             "FOREMAN_WEBHOOK_SECRET": "the secret",
         }

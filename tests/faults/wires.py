@@ -24,6 +24,8 @@ class Wire:
     port: int = 0
     delay: float = 0.0
     """Seconds each piece takes, each way."""
+    refused: list[float] = field(default_factory=list)
+    """When nobody took a connection at its far end: what would have been a refusal without a proxy in between."""
     cuts: list[float] = field(default_factory=list)
     """When it was cut, seconds since 1970."""
     holes: list[tuple[float, float]] = field(default_factory=list)
@@ -90,13 +92,22 @@ class Wire:
             self.delay = 0.0
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # asyncio.streams asks this task for its exception, and a cancelled one has none to tell
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._carry(reader, writer)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         ends = [writer]
         try:
             await self.up.wait()
-            up_reader, up_writer = await asyncio.open_connection(*self.to, limit=CHUNK)
+            try:
+                up_reader, up_writer = await asyncio.open_connection(*self.to, limit=CHUNK)
+            except OSError:
+                self.refused.append(time.time())
+                raise
             ends.append(up_writer)
             self._ends |= set(ends)
             async with asyncio.TaskGroup() as group:

@@ -242,6 +242,7 @@ class Settings(BaseSettings):
     json_headers_after: Duration = 0.0
     """0: never."""
     spool_bytes: Size = 1 << 20
+    reader_timeout: PositiveDuration = 60.0
     upstream_timeout: Duration = 300.0
     """0: off."""
     down_wait: Duration = 60.0

@@ -69,6 +69,9 @@ class Feedback(Protocol):
     def credit(self, taken: int) -> None:
         """The caller's side has taken this many bytes of DATA more. Called each 64 KiB or so, not per unit."""
 
+    def fit(self, window: int) -> None:
+        """From now on the worker may run so many bytes ahead of what is credited."""
+
 
 class Sink(Protocol):
     """The gateway's end of one answer. The relay implements it. No call may raise; none comes after end/error/lost."""

@@ -268,9 +268,9 @@ class WorkerWire(Wire):
     @staticmethod
     def _told(outlet: WireOutlet, kind: int, payload: bytes) -> None:
         match kind:
-            case Kind.CREDIT:
+            case Kind.CREDIT | Kind.SPOOL:
                 try:
-                    outlet.credit(codec.parse_credit(payload))
+                    (outlet.credit if kind == Kind.CREDIT else outlet.fit)(codec.parse_credit(payload))
                 except FrameError as error:
                     outlet.broken(str(error))
             case Kind.CANCEL:

@@ -114,5 +114,8 @@ class _LocalBack:
     def credit(self, taken: int) -> None:
         self._outlet.credit(taken)
 
+    def fit(self, window: int) -> None:
+        self._outlet.fit(window)
+
     def over(self) -> None:
         self._siblings.discard(self._outlet)

@@ -107,6 +107,14 @@ class Metered:
         if self._paused:
             self._maybe_resume()
 
+    def fit(self, window: int) -> None:
+        """So far the worker may run ahead from now on."""
+        self._window, self._half = window, window // 2
+        if self._ahead > window and not self._paused and not self._over:
+            self._pause()
+        elif self._paused:
+            self._maybe_resume()
+
     def congestion(self, congested: bool) -> None:
         """The way itself is full, or free again."""
         self._congested = congested

@@ -37,6 +37,9 @@ class Back(Protocol):
     def credit(self, taken: int) -> None:
         """So many bytes more are taken."""
 
+    def fit(self, window: int) -> None:
+        """So many bytes it may be ahead."""
+
     def over(self) -> None:
         """The run is over here: what still comes of it may be dropped."""
 
@@ -67,6 +70,11 @@ class Run:
         """The caller's side has taken `taken` bytes more."""
         if self._stage is not Stage.OVER:
             self._back.credit(taken)
+
+    def fit(self, window: int) -> None:
+        """The worker may run so many bytes ahead from now on."""
+        if self._stage is not Stage.OVER:
+            self._back.fit(window)
 
     # -- what the worker says
 

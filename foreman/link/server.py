@@ -219,6 +219,9 @@ class _WireBack:
     def credit(self, taken: int) -> None:
         self._wire.send(codec.credit(self._job, taken))
 
+    def fit(self, window: int) -> None:
+        self._wire.send(codec.spool(self._job, window))
+
     def over(self) -> None:
         self._wire.runs.pop(self._job, None)
 

@@ -59,8 +59,6 @@ class Kind(enum.IntEnum):
     """The failure (JSON)."""
     BACK = 22
     """The job went back into its lane."""
-    REPLAY = 23
-    """Reserved: the answer to ATTACH."""
 
     CREDIT = 32
     """Gateway → worker, as all that follow: the caller took so many bytes of DATA more (u64)."""
@@ -68,10 +66,8 @@ class Kind(enum.IntEnum):
     """Stop this run (code)."""
     REFUSED = 34
     """Nobody waits for this job here, or a later epoch runs it already (code)."""
-    ATTACH = 35
-    """Reserved: send the answer from this offset on (u64)."""
     SPOOL = 36
-    """Reserved: how far the worker may run ahead (u64)."""
+    """So far the worker may run ahead of what is credited, from now on (u64)."""
 
 
 class Stage(enum.Enum):
@@ -235,12 +231,17 @@ def credit(job: int, taken: int) -> bytes:
     return frame(Kind.CREDIT, job, _EPOCH.pack(taken))
 
 
+def spool(job: int, window: int) -> bytes:
+    """SPOOL: `window` bytes of DATA may be on their way from now on."""
+    return frame(Kind.SPOOL, job, _EPOCH.pack(window))
+
+
 def parse_credit(payload: bytes) -> int:
-    """Bytes. Raises FrameError."""
+    """Bytes of a CREDIT or a SPOOL. Raises FrameError."""
     try:
         (taken,) = _EPOCH.unpack(payload)
     except struct.error as cause:
-        raise FrameError(f"CREDIT makes no sense: {cause}") from cause
+        raise FrameError(f"CREDIT or SPOOL makes no sense: {cause}") from cause
     return int(taken)
 
 

@@ -23,6 +23,7 @@ from foreman.web.middleware import CALLER, CORS_HEADERS
 from foreman.web.relay import Manner, Phase, Relay
 from foreman.web.replayed import Replayed
 from foreman.web.response import Sent, Wire
+from foreman.web.spool import Spools
 from foreman.web.waiting import Call, ended_as
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class Calls:
         self._gateway_id = gateway_id
         self._tasks = tasks
         self._new_id = new_id
+        self.spools = Spools(settings.spool_bytes, settings.reader_timeout)
+        """How far its callers are behind."""
         self.leaving = False
         """The gateway is stopping: no new calls."""
 
@@ -172,9 +175,10 @@ class Calls:
         if self.leaving:
             raise Failure(Code.SHUTTING_DOWN, "this gateway is stopping: send the request again", retry_after=1)
         cors = request[CORS_HEADERS]
-        wire = Wire(request, asyncio.get_running_loop(), base_headers=cors)
+        wire = Wire(request, asyncio.get_running_loop(), base_headers=cors, spools=self.spools)
         relay = Relay(wire, manner, job_id) if begin is None else Replayed(wire, manner, job_id, begin)
         wire.on_taken, wire.on_change = relay.taken, relay.event.set
+        wire.on_slow, wire.on_fit = relay.too_slow, relay.fit
         return relay
 
     async def _answer(self, call: Call, begin: Coroutine[Any, Any, None]) -> web.StreamResponse:
@@ -197,6 +201,7 @@ class Calls:
         finally:
             self.waiting.leave(call)
             relay.close()
+            wire.close()
         return Sent(wire.status or 499, keep_alive=wire.keep_alive)
 
     def _job(self, request: web.Request, ticket: Ticket) -> NewJob:

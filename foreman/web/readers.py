@@ -138,6 +138,9 @@ class _Stored:
     def cancel(self, code: Code) -> None:  # noqa: ARG002 - as Feedback has it
         self._over = True
 
+    def fit(self, window: int) -> None:
+        self._window = window
+
     def credit(self, taken: int) -> None:
         self._ahead -= taken
         if self._ahead <= self._window // 2:

@@ -212,6 +212,20 @@ class Relay:
         if self.feedback is not None:
             self.feedback.credit(size)
 
+    def fit(self, window: int) -> None:
+        """So many bytes may the worker run ahead of the caller from now on."""
+        if self.feedback is not None:
+            self.feedback.fit(window)
+
+    def too_slow(self) -> None:
+        """The caller takes too little: it is cut off, as if it had left."""
+        if self.phase is not Phase.ENDED:
+            self.failure = Failure(Code.CALLER_GONE, "the caller read too slowly (FOREMAN_READER_TIMEOUT)")
+            if self.feedback is not None:
+                self.feedback.cancel(Code.CALLER_GONE)
+            self._ended()
+        self._wire.abort()
+
     def close(self) -> None:
         """The handler is done with me: no timer outlives it."""
         if self._timer is not None:

@@ -8,7 +8,10 @@ dialect and no waiting; the handler returns `Sent` so that aiohttp adds nothing 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import re
+import sys
+import termios
 import time
 from collections import deque
 from email.utils import formatdate
@@ -17,6 +20,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import HttpVersion11, web
+
+from foreman.web.spool import Spool, Spools
 
 if TYPE_CHECKING:
     import asyncio
@@ -91,9 +96,9 @@ class Wire:
         loop: asyncio.AbstractEventLoop,
         *,
         base_headers: Iterable[tuple[str, str]] = (),
-        window: int = 4 * HIGH_WATER,
+        spools: Spools | None = None,
     ) -> None:
-        """`window`: bytes that a worker may be ahead of what was credited; a credit comes four times in it, or oftener."""
+        """`spools`: where the gateway counts how far its readers are behind; a credit comes four times in their window."""
         self._request = request
         self._protocol = request.protocol
         self._loop = loop
@@ -106,8 +111,16 @@ class Wire:
         self._scheduled = False
         self._chunked = False
         self._finishing = False
-        self._taken = 0
-        self._step = max(1, min(HIGH_WATER, window // 4))
+        self.on_slow: Callable[[], None] = _nothing
+        """Told that the caller takes too little, and shall be cut off."""
+        self.on_fit: Callable[[int], None] = _nothing
+        """Told how many bytes a worker may be ahead from now on."""
+        self._brought = self._credited = self._taken = 0
+        self._spools = Spools(4 * HIGH_WATER, float("inf")) if spools is None else spools
+        self._step = max(1, min(HIGH_WATER, self._spools.window // 4))
+        self._spool: Spool | None = None
+        """Once the caller has been behind."""
+        self._lags = False
         self.idle_since = loop.time()
         self.status: int | None = None
         """The status that was committed; None before."""
@@ -154,6 +167,7 @@ class Wire:
     def chunk(self, data: bytes, credit: int = 0) -> None:
         """Send `data` as one HTTP chunk; `credit` bytes of the target's answer count as taken once it is handed over."""
         if data:
+            self._brought += credit
             self._pending.append((b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data, credit))
             if not self._scheduled:
                 self._scheduled = True
@@ -173,9 +187,17 @@ class Wire:
         self.flushed = True
         self.keep_alive = False
         self.on_change()
+        self.close()
         transport = self._protocol.transport
         if transport is not None:
             transport.abort()
+
+    def close(self) -> None:
+        """The handler is done with me: nobody is behind any more."""
+        self._pending.clear()
+        if self._lags and self._spool is not None:
+            self._lags = False
+            self._spool.clear()
 
     async def drained(self) -> None:
         """Wait until the caller has read enough for everything that is pending to be handed over."""
@@ -190,13 +212,17 @@ class Wire:
         transport = self._protocol.transport
         if transport is None or transport.is_closing():  # uvloop raises on a write after close
             pending.clear()
-        elif len(pending) == 1 and not self._finishing and not self._protocol.writing_paused:  # the usual token
+        elif len(pending) == 1 and not (
+            self._finishing or self._lags or self._protocol.writing_paused
+        ):  # the usual token
             framed, credit = pending.popleft()
             transport.write(framed)
             self.idle_since = self._loop.time()
             self._credit(credit)
             return
+        moved = False
         while pending and not self._protocol.writing_paused:
+            moved = True
             assert transport is not None
             size = credit = 0
             batch = []
@@ -210,14 +236,43 @@ class Wire:
             self._credit(credit)
         if not pending and self._finishing:
             self.flushed = True
+        if pending or self._lags:
+            self._behind(moved=moved)
         if pending or self.flushed:
             self.on_change()
+
+    def _behind(self, *, moved: bool) -> None:
+        """The caller could not take everything, or can again."""
+        self._lags = bool(self._pending)
+        if self._spool is None:
+            self._spool = Spool(self._spools, self._loop, left=self._left, drop=self.on_slow, fit=self.on_fit)
+        if self._lags:
+            self._spool.lags(self._brought - self._credited, moved=moved, draining=self._finishing)
+        else:
+            self._spool.clear()
+
+    def _left(self) -> tuple[int, int, int]:
+        """What is not sent yet: pieces here, bytes in the transport, bytes in the kernel that the caller has not acknowledged."""
+        transport = self._protocol.transport
+        if transport is None:
+            return (0, 0, 0)
+        return (len(self._pending), transport.get_write_buffer_size(), unacknowledged(transport))
 
     def _credit(self, taken: int) -> None:
         self._taken += taken
         if self._taken >= self._step:
             taken, self._taken = self._taken, 0
+            self._credited += taken
             self.on_taken(taken)
+
+
+def unacknowledged(transport: asyncio.WriteTransport) -> int:
+    """Bytes in the socket's send queue (SIOCOUTQ, tcp(7)); 0 where the system does not tell."""
+    sock = transport.get_extra_info("socket")
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (AttributeError, OSError):
+        return 0
 
 
 @lru_cache(maxsize=1)

@@ -283,3 +283,18 @@ async def test_an_epoch_counts_across_both_channels_of_a_gateway():
     assert sink.body == b"fresh"
     assert sink.names == ["started", "head", "lost", "started", "head", "data", "end"]
     await tcp.close()
+
+
+async def test_a_window_that_is_narrowed_pauses_and_one_that_is_widened_resumes(channel):
+    sink = channel.door.expect("job-1", credits=False)
+    control = FakeControl()
+    outlet = await channel.open(control=control, window=1000)
+    outlet.head(HEAD)
+    outlet.data(b"x" * 600)
+    await wait_until(lambda: sink.body)
+    assert control.orders == []
+    sink.feedback.fit(100)
+    await wait_until(lambda: control.orders == ["pause"])
+    sink.feedback.fit(2000)
+    await wait_until(lambda: control.orders == ["pause", "resume"])
+    outlet.back()

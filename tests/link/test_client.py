@@ -338,7 +338,7 @@ async def test_frames_for_jobs_that_are_over_and_kinds_of_a_newer_version_are_sk
     _, control = await opened(client)
     await peer.hear()
     peer.say(codec.cancel(77, Code.CALLER_GONE) + codec.credit(77, 1) + codec.refused(77, Code.CALLER_GONE))
-    peer.say(HEADER.pack(3, 99, 1) + b"new" + codec.frame(Kind.ATTACH, 1, b"?") + codec.frame(Kind.SPOOL, 0, b"?"))
+    peer.say(HEADER.pack(3, 99, 1) + b"new" + HEADER.pack(1, 35, 1) + b"?" + codec.frame(Kind.SPOOL, 0, b"?"))
     peer.say(codec.frame(Kind.DATA, 1, b"?") + codec.frame(Kind.PING, 0))
     assert await peer.hear() == (Kind.PONG, 0, b"")
     assert control.orders == []

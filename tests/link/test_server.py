@@ -133,7 +133,7 @@ async def test_kinds_of_a_newer_version_are_skipped(gateway):
     sink = door.expect("job-1")
     peer = await RawPeer.dial(address)
     news = HEADER.pack(3, 77, 1) + b"new" + HEADER.pack(3, 77, 0) + b"new" + HEADER.pack(3, 77, 5) + b"new"
-    reserved = codec.frame(Kind.REPLAY, 1, b"") + codec.frame(Kind.ATTACH, 1, b"") + codec.frame(Kind.SPOOL, 0, b"")
+    reserved = HEADER.pack(0, 23, 1) + HEADER.pack(0, 35, 1) + codec.frame(Kind.SPOOL, 0, b"")
     peer.say(codec.started(1, 1, "job-1") + news + HEAD_FRAME + reserved + codec.frame(Kind.END, 1))
     await wait_until(lambda: "end" in sink.names)
     assert sink.names == ["started", "head", "end"]

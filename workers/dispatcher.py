@@ -73,17 +73,19 @@ class Dispatcher:
         """Act until there is nothing to do before the moment that is returned (infinite: before the next event)."""
         target = self._target
         while target.ready:
-            if free := self._free_residents():
-                if not target.unseen:  # a run has ended, and the store has said already that nothing waits
-                    self._note_idle()
-                    return math.inf
-                if taken := await self._take(free):
+            if target.unseen:
+                free = self._free_residents()
+                taken = await self._take(free) if free else None
+                if not free:
+                    await self._look()
+                if taken is not None:
                     self._victim = None
                     target.start(taken, Slot.DRAIN)
                     self._note_idle()
                     continue
-            elif target.unseen:
-                await self._look()
+            elif not self._lanes.any_waiting():  # a run has ended, and the store has said already that nothing waits
+                self._note_idle()
+                return math.inf
             if self._lanes.paused_until(target.clock.now()) is not None:
                 target.wakes[Slot.DRAIN].set()  # the keeper's now
                 return math.inf
@@ -108,7 +110,10 @@ class Dispatcher:
         if taken is None:
             await self._look_at_embeddings()
             return None
-        target.unseen = taken.more or target.unseen
+        if taken.more:
+            target.unseen = True
+        else:
+            self._lanes.emptied(target.clock.now())
         return taken.claimed
 
     async def _look(self) -> None:

@@ -217,7 +217,7 @@ class Inventory:
         return [
             {
                 "job_id": job_id,
-                "lane": run.job.lane,
+                "lane": target.lane_of.get(job_id, run.job.lane),
                 "state": str(run.state),
                 "since": run.job.claimed_at,
                 "tokens": run.tokens,

@@ -184,9 +184,19 @@ class Lanes:
         """A claim came to nothing: what is known of the queue is behind the truth, until the next look."""
         self._forget((slot, queue), now)
 
+    def emptied(self, now: float) -> None:
+        """Nothing of the drain is queued."""
+        for slot, queue in list(self._queues):
+            if slot is Slot.DRAIN:
+                self._forget((slot, queue), now)
+
     def waiting(self, lane: str) -> bool:
         """Whether anything of a lane is queued, by the last look."""
         return lane in self._members
+
+    def any_waiting(self) -> bool:
+        """Whether anything is queued, by the last look."""
+        return bool(self._members)
 
     def all_waiting(self) -> set[str]:
         """The lanes of which anything is queued."""

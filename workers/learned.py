@@ -137,14 +137,15 @@ class Learned:
         self._changed.update(names)
 
     def published(self, names: Iterable[str], now: float) -> dict[str, Any]:
-        """What gateways are told: lane → [run s, s between ends, calls/s, median gap s or -1 for never]."""
+        """What gateways are told: lane → [run s, s between ends, calls/s, median gap s or -1 for never, shortest run s]."""
         found = {}
         for name in names:
             pace = self.pace(name, now)
             gap = pace.median_gap if pace.median_gap != float("inf") else -1.0
-            found[name] = [
-                round(pace.service_seconds, 3), round(pace.seconds_per_run, 3), round(pace.rate, 5), round(gap, 3)
-            ]  # fmt: skip
+            lane = self._lanes.get(name)
+            shortest = min(lane.service.runs, default=0.0) if lane is not None else 0.0
+            spans = pace.service_seconds, pace.seconds_per_run, pace.rate, gap, shortest
+            found[name] = [round(span, 5) for span in spans]
         return found
 
     def _lane(self, name: str) -> Lane:

@@ -62,9 +62,14 @@ class Listing(Roster):
         ]
 
     async def position(self, job_id: str) -> int | None:
-        """1 for the next to start among the queued of its slot by due; None when it isn't queued, or not yet."""
+        """A queued job's place among all queued jobs of its slot by due, 1 for the next; None when it isn't queued."""
+        place = await self.place(job_id)
+        return None if place is None else place[0]
+
+    async def place(self, job_id: str) -> tuple[int, int] | None:
+        """The same, and how many jobs of its lane are before it."""
         reply = await self._script("position", job_id)
-        return None if reply is None else int(reply)
+        return None if reply is None else (int(reply[0]), int(reply[1]))
 
     async def watch(self, job_id: str, gateway_id: str) -> State | None:
         """Have a gateway's inbox told of a job's end; the state it is in now, or None where it is unknown."""

@@ -80,6 +80,8 @@ class Submitted:
     """Jobs queued in the drain, this one included."""
     known: bool = False
     """Its idempotency key was known: `job_id` is the job that was submitted first."""
+    ahead: int = 0
+    """Jobs of its lane that are due before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +272,8 @@ class TargetStatus:
     """Lane → last measured load in seconds."""
     swaps: int = 0
     paces: dict[str, list[float]] = field(default_factory=dict)
-    """Lane → [seconds of a run, seconds between two ends, calls per second, median gap in seconds or -1 for never]; for
-    lanes that are queued, run or are resident there."""
+    """Lane → [seconds of a run, seconds between two ends, calls per second, median gap in seconds or -1 for never, seconds
+    of the shortest run lately or 0]; for lanes that are queued, run or are resident there."""
     load_ends_at: float | None = None
     """When the load under way is expected to end."""
     stuck: str | None = None

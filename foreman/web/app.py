@@ -27,6 +27,7 @@ from foreman.store.pulse import Pulse
 from foreman.store.records import GatewayPresence
 from foreman.tasks import Tasks
 from foreman.web import openapi
+from foreman.web.admission import Admission
 from foreman.web.auth import Gatekeeper
 from foreman.web.bounds import Bounds
 from foreman.web.call import Calls
@@ -95,9 +96,12 @@ class Gateway:
         self.inventory = Inventory(store.queue)
         self.waiting = Waiting(store.queue, self.inventory, self._tasks, down_wait=settings.down_wait)
         readers = Readers(store, gateway_id, self.waiting, self._new_id, self._tasks, window=settings.spool_bytes)
-        self.calls = Calls(
-            settings, store.queue, gateway_id, self.inventory, self.waiting, self._new_id, self._tasks, readers
-        )
+        policy = Policy(swap_budget=settings.swap_budget)
+        self.outlooks = Outlooks(store.queue, self.inventory, self.waiting, policy)
+        self.waiting.place = self.outlooks.place
+        self.admission = Admission(store.queue, self.outlooks)
+        common = self.inventory, self.waiting, self._new_id, self._tasks, readers, self.admission
+        self.calls = Calls(settings, store.queue, gateway_id, *common)
         self.ends = Ends(store.queue, gateway_id)
         self.feed: Feed | None = None
         """Once started."""
@@ -158,9 +162,10 @@ class Gateway:
         intake = Intake(self.settings, self.inventory)
         OllamaAPI(self.calls, intake).add_routes(app.router)
         OpenAIAPI(self.calls, intake).add_routes(app.router)
-        outlooks = Outlooks(self._store.queue, self.inventory, self.waiting)
+        outlooks = self.outlooks
         receivers = Receivers(self.settings.webhook_allow)
-        submission = Submission(self.settings, self._store.queue, self.calls, intake, outlooks, receivers, self._new_id)
+        common = intake, self.admission, outlooks, receivers, self._new_id
+        submission = Submission(self.settings, self._store.queue, self.calls, *common)
         JobsAPI(self._store, submission, outlooks, self.ends).add_routes(app.router)
         ResumeAPI(self._store.queue, self.calls).add_routes(app.router)
         app.router.add_get(openapi.PATH, openapi.serve)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from foreman.core.jobs import Job, Slot
     from foreman.settings import Settings
     from foreman.store.queue import Queue
-    from foreman.store.records import Submitted
     from foreman.tasks import Tasks
+    from foreman.web.admission import Admission
     from foreman.web.inventory import Inventory
     from foreman.web.readers import Readers
     from foreman.web.waiting import Waiting
@@ -120,8 +120,10 @@ class Calls:
         new_id: Callable[[], str],
         tasks: Tasks,
         readers: Readers,
+        admission: Admission,
     ) -> None:
         self.readers = readers
+        self._admission = admission
         self.settings = settings
         self.inventory = inventory
         self.waiting = waiting
@@ -235,7 +237,7 @@ class Calls:
         """
         new = body.pop()
         for _ in range(_TRIES):
-            submitted = await self._send(new)
+            submitted = await self._admission.submit(new)
             if not submitted.known:
                 call.submitted, call.position = True, submitted.position
                 brief = replace(new, request=b"")
@@ -249,13 +251,6 @@ class Calls:
                 return
             _belongs(call, call.reader)  # it ended without an answer in this moment: the key is free again
         raise Failure(Code.INTERRUPTED, "the job of this Idempotency-Key ends over and over: send the request again")
-
-    async def _send(self, new: NewJob) -> Submitted:
-        """Submit; once more where the reply was lost, since the same id again changes nothing."""
-        try:
-            return await self._queue.submit(new)
-        except StoreUnavailableError:
-            return await self._queue.submit(new)
 
     async def _join(self, call: Call) -> None:
         state = await self.readers.attach(call)

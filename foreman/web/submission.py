@@ -21,7 +21,6 @@ from foreman.protocols import envelope, job_object
 from foreman.protocols.goscan import EmptyBodyError, GoJSONError
 from foreman.protocols.job_request import OWN, check, wrong
 from foreman.protocols.ollama import peek
-from foreman.store.errors import StoreUnavailableError
 from foreman.web.auth import Role
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from foreman.settings import Settings
     from foreman.store.queue import Queue
     from foreman.store.records import NewJob, Submitted, TargetStatus
+    from foreman.web.admission import Admission
     from foreman.web.auth import Caller
     from foreman.web.call import Calls, Ticket
     from foreman.web.intake import Intake
@@ -85,6 +85,7 @@ class Submission:
     queue: Queue
     calls: Calls
     intake: Intake
+    admission: Admission
     outlooks: Outlooks
     receivers: Receivers
     new_id: Callable[[], str]
@@ -168,11 +169,7 @@ class Submission:
         return found
 
     async def _send(self, new: NewJob) -> Submitted:
-        """Submit; once more where the reply was lost, since the same id again changes nothing."""
-        try:
-            submitted = await self.queue.submit(new)
-        except StoreUnavailableError:
-            submitted = await self.queue.submit(new)
+        submitted = await self.admission.submit(new)
         if not submitted.known:
             log.info(
                 "job.submitted",
@@ -188,13 +185,14 @@ class Submission:
     async def _receipt(self, new: NewJob, ticket: Ticket, submitted: Submitted) -> Receipt:
         job_id, state = submitted.job_id, State.QUEUED
         position: int | None = submitted.position or None
+        ahead = submitted.ahead
         eta = None
         if submitted.known:
             first = await self.queue.get(job_id)
             state = State.QUEUED if first is None else first.state
-            position = await self.queue.position(job_id)
+            position, ahead = await self.queue.place(job_id) or (None, 0)
         if position is not None:
-            eta = await self.outlooks.eta(new.lane, new.slot, position, ticket.targets, ticket.target_only)
+            eta = await self.outlooks.eta(new.lane, new.slot, position, ticket.targets, ticket.target_only, ahead)
         accepted = job_object.Accepted(
             job_id=job_id, state=state, position=position, eta_seconds=eta, links=job_object.links(job_id)
         )

@@ -20,7 +20,7 @@ from foreman.store.errors import StoreUnavailableError
 from foreman.web.relay import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from foreman.link.channel import Sink
     from foreman.store.queue import Queue
@@ -65,6 +65,8 @@ class Call:
     """The store has been seen to say that the job has ended, although no run of it said so here."""
     position: int = field(default=1)
     """The last known place in the queue."""
+    eta: float | None = None
+    """The last known seconds until it works."""
     looks: int = 0
     """How often it was seen without anybody who answers it."""
 
@@ -81,6 +83,8 @@ class Waiting:
         self._tasks = tasks
         self._down_wait = down_wait
         self._run = _DEFAULT_RUN
+        self.place: Callable[[Call], Awaitable[tuple[int, float | None] | None]] = self._place
+        """A call's place in the queue and the seconds it has to wait; the forecasts hang themselves in here."""
         self.calls: dict[str, Call] = {}
         """By the id a channel asks for."""
         self.unanswered: Callable[[Call], Coroutine[Any, Any, None]] = self._still_to_come
@@ -254,17 +258,16 @@ class Waiting:
             return f"waiting target={down.name} down_for={max(0.0, _now() - down.since):.0f}s"
         try:
             async with asyncio.timeout(_WORDS_WITHIN):
-                call.position = await self._queue.position(call.job_id) or call.position
+                call.position, call.eta = (await self.place(call)) or (call.position, call.eta)
         except (StoreUnavailableError, TimeoutError):
             log.debug("position.unknown", job_id=call.job_id)
-        return f"queued position={call.position} eta={self._eta(call):.0f}s"
+        if call.relay.feedback is not None:  # it was claimed while we asked
+            return await self.words(call)
+        return f"queued position={call.position}" + ("" if call.eta is None else f" eta={call.eta:.0f}s")
 
-    def _eta(self, call: Call) -> float:
-        """Seconds to `working`, roughly: the runs ahead, shared by the slots, and one load where none holds the lane."""
-        able = [target for target in self._inventory.targets if self._eligible(call, target) and target.state == "up"]
-        slots = sum(target.slots for target in able) or 1
-        resident = any(held.get("lane") == call.lane for target in able for held in target.resident)
-        return (call.position - 1) * self._run / slots + (0.0 if resident else self._load(call))
+    async def _place(self, call: Call) -> tuple[int, float | None] | None:
+        position = await self._queue.position(call.job_id)
+        return None if position is None else (position, None)
 
     def _load(self, call: Call) -> float:
         return max((target.loads.get(call.lane, 0.0) for target in self._inventory.targets), default=0.0)

@@ -8,7 +8,7 @@ import pytest
 
 from foreman.core import lanes
 from foreman.core.jobs import State
-from foreman.web import outlook
+from foreman.web import prospects
 from tests.web.test_jobs import CHAT, show, submit
 
 LANE_M = lanes.lane_key("m", "d1" * 32, {})
@@ -21,7 +21,8 @@ def held(lane: str, model: str) -> dict:
 
 @pytest.fixture
 async def caller(gateway, dial, monkeypatch):
-    monkeypatch.setattr(outlook, "MAX_AGE", 0.0)
+    monkeypatch.setattr(prospects, "MAX_AGE", 0.0)
+    monkeypatch.setattr(prospects, "_SHARE", 0.0)
     return await dial(gateway)
 
 
@@ -39,7 +40,7 @@ async def seen(gateway, caller):
 
 async def test_nothing_is_loaded(caller, worker, seen) -> None:
     await submit(caller)
-    assert await seen(await submit(caller)) == (2, 5.0, "target 'gpu1' to load m: 1 job ahead")
+    assert await seen(await submit(caller)) == (2, 10.0 + 5.0, "target 'gpu1' to load m: 1 job ahead")
 
 
 async def test_its_own_lane_is_loaded(caller, worker, seen) -> None:
@@ -47,7 +48,7 @@ async def test_its_own_lane_is_loaded(caller, worker, seen) -> None:
     await submit(caller)
     await submit(caller)
     job_id = await submit(caller)
-    assert await seen(job_id) == (3, 5.0, "a free slot on 'gpu1', which has m loaded and 2 jobs of it ahead")
+    assert await seen(job_id) == (3, 3.3, "a free slot on 'gpu1', which has m loaded and 2 jobs of it ahead")
 
 
 async def test_another_lane_is_loaded_swaps_are_included(caller, worker, seen) -> None:
@@ -64,7 +65,7 @@ async def test_another_lane_is_loaded_swaps_are_included(caller, worker, seen) -
     job_id = await submit(caller)
     position, eta, why = await seen(job_id)
     assert (position, eta) == (2, 5.0 + 9.0)
-    assert why == "target 'gpu1' to swap to m: it drains other (1 job waiting), 1 job ahead by due"
+    assert why == "target 'gpu1' to swap to m: it drains other (1 job of it before the swap)"
 
 
 async def test_it_loads(caller, worker, seen) -> None:
@@ -96,3 +97,30 @@ async def test_the_answer_to_a_submit_says_the_same(caller, worker, gateway) -> 
     await gateway.inventory.fresh(0.0)
     reply = await caller.post("/jobs", CHAT)
     assert (reply.json()["position"], reply.json()["eta_seconds"]) == (1, 9.0)
+
+
+async def test_a_deadline_that_cannot_be_made_is_refused_at_once(caller, worker, gateway) -> None:
+    warm = {"resident": [held(LANE_M, "m")], "loads": {LANE_M: 9.0}, "paces": {LANE_M: [2.0, 2.0, 0.0, -1.0, 1.5]}}
+    await worker.publish("gpu1", "m", **warm)
+    await gateway.inventory.fresh(0.0)
+    reply = await caller.post("/jobs", CHAT | {"deadline_seconds": 1})
+    assert (reply.status, reply.json()["error"]["code"]) == (422, "deadline_exceeded")
+    assert "1.5 s" in reply.json()["error"]["message"]
+    assert (await caller.post("/jobs", CHAT | {"deadline_seconds": 60})).status == 202
+    await worker.publish("gpu1", "m", **warm | {"resident": []})
+    await gateway.inventory.fresh(0.0)
+    reply = await caller.post("/jobs", CHAT | {"deadline_seconds": 8})
+    assert (reply.status, reply.json()["error"]["code"]) == (422, "deadline_exceeded")  # its load alone takes 9 s
+
+
+async def test_what_nobody_has_measured_makes_nobody_late(caller, worker, gateway) -> None:
+    await worker.publish("gpu1", "m")
+    await gateway.inventory.fresh(0.0)
+    assert (await caller.post("/jobs", CHAT | {"deadline_seconds": 0.5})).status == 202
+
+
+async def test_a_pinned_lane_waits_for_no_swap(caller, worker, seen) -> None:
+    await worker.publish("gpu1", "m", resident=[held(LANE_M, "m") | {"pinned": True}], loads={LANE_M: 9.0})
+    position, eta, why = await seen(await submit(caller))
+    assert (position, eta) == (1, 0.0)
+    assert why == "a free slot on 'gpu1': 0 jobs ahead"

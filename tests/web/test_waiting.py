@@ -134,7 +134,7 @@ async def test_a_caller_may_ask_to_see_its_stream_wait(gateway, worker, dial):
     reply = await caller.head()  # after 20 s, and words after 15 more, by the settings alone
     assert reply.status == 200
     assert reply.header("X-Foreman-Job-Id")
-    assert await until_line(caller, b": queued") == b": queued position=1 eta=0s\n"
+    assert await until_line(caller, b": queued") == b": queued position=1 eta=10s\n"
 
 
 @pytest.mark.parametrize("value", ["often", "0", "-1", "1e999", ""])
@@ -153,7 +153,7 @@ async def test_comment_lines_tell_state_and_place(open_gateway, worker, dial):
     second = await dial(gateway)
     second.ask("POST", "/v1/chat/completions", {**CHAT, "stream": True})
     assert (await second.head()).header("Content-Type") == "text/event-stream"
-    assert await until_line(second, b": queued") == b": queued position=2 eta=5s\n"
+    assert await until_line(second, b": queued") == b": queued position=2 eta=15s\n"
     run = await worker.claim(to=State.LOADING)
     loading = await until_line(first, b": loading", head=True)
     assert loading == b": loading elapsed=0s\n"

@@ -1,8 +1,9 @@
--- A queued job's place among all queued jobs of its slot, by due.
+-- A queued job's place among all queued jobs of its slot, and among those of its lane, by due.
 -- KEYS[1] the pool's prefix
 -- ARGV    1 id
--- returns 1 for the next, false when it isn't queued
+-- returns {1 for the next, jobs of its lane before it}, false when it isn't queued
 local id = ARGV[1]
-local slot = redis.call('HGET', k_job(id), 'slot')
-local rank = slot and redis.call('ZRANK', k_queued(slot), id)
-return rank and rank + 1
+local v = redis.call('HMGET', k_job(id), 'slot', 'lane')
+local rank = v[1] and redis.call('ZRANK', k_queued(v[1]), id)
+if not rank then return false end
+return {rank + 1, redis.call('ZRANK', k_lane(v[1], v[2]), id) or 0}

@@ -143,9 +143,14 @@ class Run:
             for name in pool.seats:
                 with contextlib.suppress(TimeoutError):
                     await pool.ready(name, 15) if not name.startswith("gpu") else None
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(load), plan.load + judge.RECOVERY * 10)
-            callers.over.set()
+            try:
+                async with asyncio.timeout(plan.settle):
+                    await asyncio.wait([load])
+            except TimeoutError:
+                ledger.trouble.append(
+                    f"call after call: some got no answer within {plan.settle:g} s of the storm's end"
+                )
+                load.cancel()
         left = await self._settle()
         watcher.cancel()
         jobs = await judge.read(pool)

@@ -71,7 +71,6 @@ class Turn:
         self._taken = False
         self.over = False
         """It has ended: nothing is left to cancel."""
-        self._phase = ""
         self._deltas = self._follow()
 
     # ------------------------------------------------------------------ for programs
@@ -212,7 +211,7 @@ class Turn:
         if error is not None:
             raise LostError(str(error), code=error.code, retryable=error.retryable, job_id=self.job_id)
         delta = self.answer.add(chunk, time.monotonic())
-        if delta.thinking or (delta.text and self._phase != "answering"):
+        if delta.thinking or delta.text:
             self._tell("thinking" if delta.thinking else "answering", tokens=self.answer.deltas)
         return delta
 
@@ -247,5 +246,4 @@ class Turn:
         self._state(State(name, **more))
 
     def _state(self, state: State) -> None:
-        self._phase = state.name
         self._ask.on_state(replace(state, job_id=self.job_id))

@@ -16,7 +16,8 @@
 //   signal    an AbortSignal: Stop
 //   onState   called with { state, jobId, position?, eta?, elapsed?, target?, downFor?, tokens?, attempt? }, where state is
 //             sent · queued · loading · working · waiting (the target is down) · thinking · answering · resuming · done;
-//             seconds as numbers. What a page should show instead of a spinner.
+//             thinking and answering once per token, with tokens so far; seconds as numbers. What a page should show
+//             instead of a spinner.
 //   path      /api/chat (default) · /api/generate · /v1/chat/completions · /v1/completions · /v1/messages · /v1/responses
 //   url       the gateway's base URL, or a list of them, tried in turn; default: the page's own origin
 //   headers   more request headers, such as Authorization
@@ -75,7 +76,6 @@ class Turn {
     this.over = false
     this.given = 0
     this.connected = false
-    this.phase = ''
     this.tokens = 0
   }
 
@@ -173,13 +173,12 @@ class Turn {
     const { thinking, text } = this.dialect.deltas(chunk)
     if (thinking || text) {
       this.tokens += 1
-      if (thinking || this.phase !== 'answering') this.tell(thinking ? 'thinking' : 'answering', { tokens: this.tokens })
+      this.tell(thinking ? 'thinking' : 'answering', { tokens: this.tokens })
     }
     return chunk
   }
 
   tell (state, more = {}) {
-    this.phase = state
     this.onState({ jobId: this.jobId, ...more, state })
   }
 

@@ -67,7 +67,8 @@ class Run:
         self._bench = bench
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[End] = self._loop.create_future()
-        self._shared = self._share() if self.job.finish and self.job.surface is Surface.SYNC else None
+        shared = self.job.finish and self.job.surface is Surface.SYNC
+        self._shared = Shared(self.job, bench, self._cannot_keep, self._given_up) if shared else None
         self._keeping = self._shared or Keeping(self.job.endpoint, bench.max_answer, self._cannot_keep)
         self._outlet: Outlet = self._keeping
         """Where the answer goes: kept, until the way to a caller is open."""
@@ -83,6 +84,12 @@ class Run:
     def tokens(self) -> int:
         """Units of the answer so far."""
         return 0 if self._answer.cutting is None else self._answer.cutting.count
+
+    @property
+    def left_in_prefill(self) -> bool:
+        """The target was let go while it read the prompt: it goes on with that, for nobody (transcripts 240, 241)."""
+        over = self._end.done() and self._end.result().how in {How.CANCELLED, How.DROPPED, How.BACK, How.FAILED}
+        return over and self._call is not None and self.times.first is None and self.times.working is not None
 
     @property
     def tokens_per_second(self) -> float:
@@ -277,24 +284,6 @@ class Run:
 
     def _cannot_keep(self, failure: Failure) -> None:
         self._conclude(ends.failed(failure))
-
-    def _share(self) -> Shared:
-        bench = self._bench
-        return Shared(
-            self.job,
-            bench.channels,
-            window=bench.window,
-            limit=bench.max_answer,
-            begun=lambda: bench.spawn(self._commit(), f"commit[{self.job.id}]"),
-            refuse=self._cannot_keep,
-        )
-
-    async def _commit(self) -> None:
-        """Callers are about to get bytes of this run: no other may follow it."""
-        queue, job = self._bench.queue, self.job
-        if await insist(lambda: queue.commit(job.id, job.epoch, ends.CUT), self._given_up):
-            assert self._shared is not None
-            self._shared.pass_on()
 
     # -- the end
 

@@ -2,7 +2,7 @@
 
 The executor writes into me as it would into a gateway's outlet; the store's orders bring readers (`admit`), now or later,
 and each gets the answer from its beginning. No reader holds the target or another reader. Before the first byte leaves,
-the store must know that this run is the job's last (`begun`): so nothing is ever spliced from two. I refuse an answer
+the store must know that this run is the job's last: so nothing is ever spliced from two. I refuse an answer
 past FOREMAN_MAX_ANSWER.
 """
 
@@ -19,6 +19,8 @@ from foreman.link.channel import Framing, NoLinkError
 from foreman.protocols import fold
 from foreman.protocols.link import head_json
 from foreman.store.answers import Answer
+from workers import ends
+from workers.insist import insist
 from workers.keeping import HASHED_HERE, usage_of
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
     from foreman.core.errors import Code
     from foreman.core.jobs import Job
-    from foreman.link.channel import Channels, Head, Outlet
+    from foreman.link.channel import Head, Outlet
+    from workers.bench import Bench
 
 log = structlog.get_logger(__name__)
 
@@ -36,23 +39,12 @@ class Shared:
 
     Args:
         job: as it was claimed.
-        channels: the ways to the gateways.
-        window: bytes that may be on their way to one reader (`FOREMAN_SPOOL_BYTES`).
-        limit: bytes of an answer that is kept (`FOREMAN_MAX_ANSWER`).
-        begun: called once, with the first unit; whoever is called sees to it that `pass_on` follows.
+        bench: what runs on its target share.
         refuse: called once, from within `data`, where the answer cannot be kept.
+        given_up: whether the run has lost its right to the job.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        channels: Channels,
-        *,
-        window: int,
-        limit: int,
-        begun: Callable[[], object],
-        refuse: Callable[[Failure], None],
-    ) -> None:
+    def __init__(self, job: Job, bench: Bench, refuse: Callable[[Failure], None], given_up: Callable[[], bool]) -> None:
         self.works = False
         self.answers: Head | None = None
         self.units: list[bytes] = []
@@ -61,11 +53,9 @@ class Shared:
         self.last: Callable[[Outlet], None] | None = None
         """The last word, once it is said; it comes behind all units."""
         self._job = job
-        self._channels = channels
-        self._window = window
-        self._limit = limit
-        self._begun = begun
+        self._bench = bench
         self._refuse = refuse
+        self._given_up = given_up
         self._size = 0
         self._fold: fold.Fold | None = None
         self._readers: dict[tuple[str, str], Reader] = {}
@@ -78,8 +68,8 @@ class Shared:
             return
         made = self._readers[gateway, reader] = Reader(self, (gateway, reader))
         try:
-            opened = self._channels.open(gateway, reader, self._job.epoch, made, window=self._window)
-            made.outlet = await opened
+            channels, window = self._bench.channels, self._bench.window
+            made.outlet = await channels.open(gateway, reader, self._job.epoch, made, window=window)
         except NoLinkError as error:
             self.leave(made)
             log.info("job.reader_unreachable", job_id=self._job.id, gateway=gateway, error=str(error))
@@ -90,6 +80,12 @@ class Shared:
         """A reader has all, or is gone."""
         if self._readers.get(reader.key) is reader:
             del self._readers[reader.key]
+
+    async def _commit(self) -> None:
+        """Callers are about to get bytes of this run: no other may follow it."""
+        queue, job = self._bench.queue, self._job
+        if await insist(lambda: queue.commit(job.id, job.epoch, ends.CUT), self._given_up):
+            self.pass_on()
 
     def pass_on(self) -> None:
         """The store knows that this run is the last: the readers may have what there is."""
@@ -111,15 +107,15 @@ class Shared:
         """The target answers."""
         self.answers = head
         if head.framing is Framing.NDJSON and self._job.endpoint in fold.PATHS and head.status < 300:
-            self._fold = fold.Fold(self._limit)
+            self._fold = fold.Fold(self._bench.max_answer)
 
     def data(self, unit: bytes) -> None:
         """One unit more, for all."""
         if self.last is not None:
             return
         self._size += len(unit)
-        if self._size > self._limit:
-            self._refuse(fold.too_long(self._limit))
+        if self._size > self._bench.max_answer:
+            self._refuse(fold.too_long(self._bench.max_answer))
             return
         self.units.append(unit)
         if self._fold is not None:
@@ -130,7 +126,7 @@ class Shared:
         if self.passing:
             self._pump()
         elif len(self.units) == 1:
-            self._begun()
+            self._bench.spawn(self._commit(), f"commit[{self._job.id}]")
 
     def end(self) -> None:
         """It is whole."""

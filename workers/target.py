@@ -25,6 +25,7 @@ from workers.history import History
 from workers.lanes import Lanes
 from workers.learned import Learned
 from workers.loader import Loader, Outcome
+from workers.prefill import Prefills
 from workers.residency import Residency
 from workers.rivals import Rivals
 
@@ -89,6 +90,7 @@ class Target:
             patience=settings.upstream_timeout * UNSTREAMED,
             busy=self.busy,
         )
+        self.prefills = Prefills(lambda: self.wake(Slot.DRAIN))
         self._bench = self._make_bench(settings, channels)
         self._ask_rivals = rivals
         self._others: list[TargetStatus] = []
@@ -227,12 +229,15 @@ class Target:
         return name not in self._never and (not self._only or name in self._only)
 
     def running(self, slot: Slot) -> dict[str, int]:
-        """Lane → runs in flight in one slot; those of pinned lanes are not the drain's."""
+        """Lane → runs in flight in one slot, and prefills for nobody; those of pinned lanes are not the drain's."""
         counts: dict[str, int] = {}
         for job_id, taken in self.slots.items():
             if taken is slot and job_id not in self._pinned:
                 lane = self.lane_of[job_id]
                 counts[lane] = counts.get(lane, 0) + 1
+        if slot is Slot.DRAIN:
+            for lane, unseen in self.prefills.busy().items():
+                counts[lane] = counts.get(lane, 0) + unseen
         return counts
 
     def pinned_running(self, lane: str) -> int:
@@ -304,6 +309,7 @@ class Target:
         if self.up:
             self.since = self.clock.now()
             self.residency.forget()
+            self.prefills.forget()
             self.residents_changed()
             self.probe_wanted.set()
         self.up, self.error = False, fault.message
@@ -345,6 +351,7 @@ class Target:
     async def close(self) -> None:
         """End everything."""
         self.drop()
+        self.prefills.forget()
         await self.tasks.close()
         await self.client.close()
 
@@ -352,8 +359,10 @@ class Target:
         """A run has let go of the target; what is written of it comes later."""
         slot = self.slots.pop(run.job.id, None)
         self.runs.pop(run.job.id, None)
-        self._pinned.discard(run.job.id)
         lane = self.lane_of.pop(run.job.id, run.job.lane)
+        if slot is Slot.DRAIN and not self.openai and run.job.id not in self._pinned:
+            self.prefills.ended(lane, run)
+        self._pinned.discard(run.job.id)
         if slot is not None and slot is not Slot.SIDE:
             self.learned.ended(lane, self.clock.now(), run.ran_seconds, more=self.lanes.waiting(lane))
         if not self.runs:

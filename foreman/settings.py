@@ -232,6 +232,7 @@ class Settings(BaseSettings):
     max_queue: Count = 10_000
     max_body: Size = 64 << 20
     max_answer: Size = 16 << 20
+    store_bytes: Size = 1 << 30
     max_attempts: Count = 3
     job_ttl: PositiveDuration = 86_400.0
     due_after: DueAfter = DUE_AFTER
@@ -260,6 +261,9 @@ class Settings(BaseSettings):
             raise ValueError("FOREMAN_TARGETS and FOREMAN_TARGETS_FILE are both set: keep one of them")
         if self.link_key is not None and self.link_cert is None:
             raise ValueError("FOREMAN_LINK_KEY is set without FOREMAN_LINK_CERT: set the certificate too")
+        if self.store_bytes < self.max_body + self.max_answer:
+            least = "as much as FOREMAN_MAX_BODY and FOREMAN_MAX_ANSWER in sum"
+            raise ValueError(f"FOREMAN_STORE_BYTES is {self.store_bytes}: use at least {least}")
         try:
             found = self.target_list
         except ValueError as error:

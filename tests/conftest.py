@@ -35,6 +35,7 @@ class StoreSettings:
     max_queue: int = 10_000
     max_attempts: int = 3
     job_ttl: float = 86_400.0
+    store_bytes: int = 1 << 30
 
 
 @pytest.fixture(scope="session")

@@ -119,7 +119,13 @@ class Background:
         )
 
     def _context(self) -> dict[Any, Any]:
-        return {"queue": self._store.queue, "tallies": self._store.tallies, webhooks.COURIER: self._courier}
+        store = self._store
+        return {
+            "queue": store.queue,
+            "tallies": store.tallies,
+            "answers": store.answers,
+            webhooks.COURIER: self._courier,
+        }
 
 
 def _bytes(value: Any) -> bytes:

@@ -44,9 +44,15 @@ async def sweep_deliveries(context: dict[Any, Any]) -> int:
 
 
 async def roll_up(context: dict[Any, Any]) -> int:
-    """Each hour: fold the counts of hours that are over for long into those of their days. How many hours."""
+    """Each hour: fold the counts of hours that are over for long into those of their days, and count the payload anew.
+
+    Returns how many hours were folded.
+    """
     try:
         folded: int = await context["tallies"].roll_up()
+        wrong = await context["answers"].recount()
     except StoreUnavailableError:
         return 0
+    if wrong:
+        log.warning("store.miscounted", bytes=wrong)
     return folded

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from foreman.core.jobs import Artifact
 from foreman.protocols import job_object
 from foreman.protocols.job_object import COMPLETION, INLINE_LIMIT
-from foreman.store.keys import ARTIFACT
+from foreman.store.keys import ARTIFACT, PAYLOAD
 
 if TYPE_CHECKING:
     from foreman.core.jobs import Job
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 JSON_TYPE: Final = "application/json"
 STREAM: Final = "stream"
 """What is kept beside the artifact of an answer that came as a stream and may be attached to."""
+
+RECOUNTED: Final = 200_000
+"""Ended jobs and open deliveries that are counted in one step: some 0.1 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,16 @@ class Answer:
         """The artifact `completion` with these bytes. Some 2 ms per MiB, for the hash."""
         artifact = Artifact(COMPLETION, content_type, len(body), hashlib.sha256(body).hexdigest())
         return cls(body, json.dumps([astuple(artifact)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How full the store is; bytes."""
+
+    used: int
+    """Requests, kept answers and the bodies of open deliveries, in sum."""
+    limit: int | None
+    """FOREMAN_STORE_BYTES of whoever submitted last; None before the first."""
 
 
 class Answers:
@@ -67,6 +80,16 @@ class Answers:
         )
         found: bytes | None = body if stream is None else stream
         return found
+
+    async def room(self) -> Room:
+        """How much of what FOREMAN_STORE_BYTES allows is used."""
+        used, limit = await self._connection.command("HMGET", self._keys.of(PAYLOAD), "bytes", "limit")
+        return Room(int(used or 0), None if limit is None else int(limit))
+
+    async def recount(self) -> int | None:
+        """Count what is kept anew; the bytes by which the count was wrong, None where that would take too long."""
+        reply = await self._connection.script("recount", self._keys.prefix, RECOUNTED)
+        return None if reply is None else int(reply[1]) - int(reply[0])
 
     async def shown(self, job: Job) -> list[job_object.Artifact]:
         """The artifacts as the job object has them: up to 262,144 bytes inline, else by their URL."""

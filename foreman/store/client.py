@@ -64,6 +64,10 @@ class StoreSettings(Protocol):
     def job_ttl(self) -> float:
         """FOREMAN_JOB_TTL in seconds."""
 
+    @property
+    def store_bytes(self) -> int:
+        """FOREMAN_STORE_BYTES."""
+
 
 class Store:
     """One pool of one server, as a process holds it."""
@@ -149,7 +153,12 @@ async def connect(settings: StoreSettings, url: str, *, wait: float = 10.0) -> S
         await line.open(wait)
         return line
 
-    limits = Limits(max_queue=settings.max_queue, max_attempts=settings.max_attempts, job_ttl=settings.job_ttl)
+    limits = Limits(
+        max_queue=settings.max_queue,
+        max_attempts=settings.max_attempts,
+        job_ttl=settings.job_ttl,
+        store_bytes=settings.store_bytes,
+    )
     return Store(wire, another, settings.pool, limits, findings, url)
 
 

@@ -67,6 +67,16 @@ EVENTS: Final = Template(
 ARTIFACT: Final = Template(
     "artifact", "job:<id>:artifact:<name>", "string", Life.OWNED, "the bytes of a result; goes with its ended job"
 )
+PAYLOAD: Final = Template(
+    "payload", "payload", "hash", Life.FOREVER, "bytes of all requests, kept answers and delivery bodies; their limit"
+)
+PAYLOADS: Final = Template(
+    "payloads",
+    "payloads:<surface>",
+    "zset",
+    Life.EXPIRES,
+    "`<id> <bytes> <ended ms>` of ended jobs that still have a payload; score until when, ms",
+)
 LANE: Final = Template(
     "lane", "lane:<slot>:<lane>", "zset", Life.OWNED, "queued jobs of a lane; score due ms, ties by ULID"
 )
@@ -199,7 +209,7 @@ LEARNED: Final = Template(
 LINK_SECRET: Final = Template("link_secret", "link_secret", "string", Life.FOREVER, "what links prove they know, hex")
 
 TEMPLATES: Final = (
-    REQUEST, EVENTS, ARTIFACT, JOB, LANE, FACTS, LANES, CHANGES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, PAUSES, AUDIT, METERS, RECENT, LIVE, TOTALS, EPOCHS, PULSE,
+    REQUEST, EVENTS, ARTIFACT, JOB, PAYLOADS, PAYLOAD, LANE, FACTS, LANES, CHANGES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, PAUSES, AUDIT, METERS, RECENT, LIVE, TOTALS, EPOCHS, PULSE,
     DELIVERY_BODY, DELIVERY, OUTBOX, DELIVERIES, ATTEMPTS, RECEIVERS, RECEIVER, BUSY, WAITING, CALLS, TALLY, ARQ_HEALTH, ARQ,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
     TARGETS, TARGET, ORPHANED, STATUS, PROBE, WAKE, INBOX, SWAPS, LEDGER, LEARNED, LINK_SECRET,

@@ -69,11 +69,15 @@ class Queue(Listing):
             "" if new.not_before is None else rows.ms(new.not_before),
             _digest(new),
             new.fingerprint,
+            self._limits.store_bytes,
             *rows.new_job_fields(new),
         )
         if reply[0] == b"full":
             # Ollama's own words (server/sched.go, ErrMaxQueue)
             message = "server busy, please try again.  maximum pending requests exceeded"
+            raise Failure(Code.QUEUE_FULL, message, retry_after=float(reply[1]))
+        if reply[0] == b"stuffed":
+            message = "server busy, please try again.  the store holds as much as FOREMAN_STORE_BYTES allows"
             raise Failure(Code.QUEUE_FULL, message, retry_after=float(reply[1]))
         if reply[0] == b"known":
             return Submitted(reply[1].decode(), 0, 0, known=True)

@@ -51,6 +51,8 @@ class Limits:
     job_ttl: float = 86_400.0
     """Seconds an async job's record is kept after its end."""
     lease: float = LEASE
+    store_bytes: int = 1 << 30
+    """Bytes of requests, kept answers and delivery bodies in sum."""
 
 
 class Roster:

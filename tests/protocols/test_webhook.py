@@ -88,5 +88,5 @@ def test_gaps() -> None:
 
 def test_the_schedule_that_is_promised() -> None:
     minute, hour = 60, 3600
-    assert webhook.SCHEDULE == (0, 5, 30, 2 * minute, 10 * minute, hour, 4 * hour, 12 * hour, 24 * hour, 36 * hour)
+    assert (0, 5, 30, 2 * minute, 10 * minute, hour, 4 * hour, 12 * hour, 24 * hour, 36 * hour) == webhook.SCHEDULE
     assert webhook.schedule("0s,5s,30s,2m,10m,1h,4h,12h,24h,36h") == webhook.SCHEDULE

@@ -45,6 +45,7 @@ async def ground(request: pytest.FixtureRequest, pool: str) -> AsyncIterator[Gro
     try:
         yield made
         await no_leaks(made)
+        assert await made.store.answers.recount() == 0, "the payload was counted as it came and went"
     finally:
         await store.close()
         if keys := [key async for key in look.scan_iter(match=f"{made.keys.prefix}*", count=1000)]:

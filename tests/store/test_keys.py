@@ -50,6 +50,7 @@ def test_what_may_stay_for_ever_is_little() -> None:
         "pulse",
         "pauses",
         "meters",
+        "payload",
         "changes",
         "ledger",
         "link_secret",

@@ -343,6 +343,7 @@ class QueueMachine(RuleBasedStateMachine):
             await self.queue.retire(name)
         await self.queue.leave("gw-1")
         await no_leaks(self.ground)
+        assert await self.ground.store.answers.recount() == 0
         prefix = self.ground.keys.prefix
         kept = [key async for key in self.ground.look.scan_iter(match=f"{prefix}*", count=1000)]
         forever = [key for key in kept if await self.ground.look.ttl(key) == -1]

@@ -241,6 +241,7 @@ class TestClaim:
         await ground.look.delete(ground.key(k.JOB, lost), ground.key(k.REQUEST, lost), ground.key(k.EVENTS, lost))
         assert (await ground.claim(own)).job.id == good
         assert (await ground.queue.survey(Slot.DRAIN)).lanes == ()
+        assert await ground.store.answers.recount() == -len(new_job().request), "counted anew, nothing is missing"
 
 
 class TestCancel:

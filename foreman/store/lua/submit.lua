@@ -3,14 +3,14 @@
 -- ARGV    1 id  2 slot  3 lane  4 class 0..2  5 longest wait ms  6 deadline ms from now or ''  7 expected run ms
 --         8 limit of queued jobs for this class  9 request  10 gateway or ''  11 targets to wake joined by newline,
 --         '' all, a lone newline none  12 the one to wake, where only one may, or ''  13 lease ms  14 not before ms or ''  15 digest of its idempotency key or ''
---         16 fingerprint of its body  17… further fields of the record, flat
--- returns {position, queued}, {'full', seconds until a place may be free}, or of the job that has the key already
+--         16 fingerprint of its body  17 bytes of payload that the store may hold  18… further fields of the record, flat
+-- returns {position, queued}, {'full' | 'stuffed', seconds until a place, or bytes, may be free}, or of the job that has the key already
 --         {'known', id}, {'other', id} where that came with another body
--- include: clock, message, lane, outbox
+-- include: clock, message, lane, outbox, payload
 local id, slot, lane, priority, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[9]
 local max_wait, deadline_in, service, limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local gateway, targets, only, lease = ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13])
-local not_before, idempotency, fingerprint = tonumber(ARGV[14]), ARGV[15], ARGV[16]
+local not_before, idempotency, fingerprint, store_bytes = tonumber(ARGV[14]), ARGV[15], ARGV[16], ARGV[17]
 local now = clock()
 local begins = math.max(now, not_before or now)
 local queued = redis.call('ZCARD', k_queued(slot)) + redis.call('ZCARD', k_delayed(slot))
@@ -31,6 +31,9 @@ if queued >= limit then
   end
   return {'full', ended == 0 and 60 or math.min(300, math.ceil((queued - limit + 1) * 60 / ended))}
 end
+if redis.call('HGET', k_payload(), 'limit') ~= store_bytes then redis.call('HSET', k_payload(), 'limit', store_bytes) end
+payload_trim(now, 2)
+if not payload_fits(string.len(request), now) then return {'stuffed', 60} end
 
 local due, deadline = begins + max_wait, nil
 if deadline_in then
@@ -39,7 +42,7 @@ if deadline_in then
   redis.call('ZADD', k_deadlines(), deadline, id)
 end
 redis.call('HSET', k_job(id), 'state', 'queued', 'epoch', 0, 'seq', 1, 'attempt', 1, 'created_at', now, 'changed_at', now, 'due', due,
-  'slot', slot, 'lane', lane, 'priority', priority, unpack(ARGV, 17))
+  'slot', slot, 'lane', lane, 'priority', priority, unpack(ARGV, 18))
 redis.call('ZADD', k_jobs(), 0, id)
 redis.call('PERSIST', k_jobs())
 if deadline then redis.call('HSET', k_job(id), 'deadline', deadline) end
@@ -49,6 +52,7 @@ if idempotency ~= '' then
   redis.call('SET', k_idempotency(idempotency), id .. ' ' .. fingerprint)
 end
 redis.call('SET', k_request(id), request)
+payload_add(string.len(request))
 redis.call('XADD', k_events(id), '1-0', 'state', 'queued', 'previous_state', '', 'time', now, 'worker', '', 'reason',
   'submitted', 'attempt', 1)
 tell(id, 1, 'queued', now)

@@ -1,4 +1,4 @@
--- include: message, lane, outbox, tally, meters
+-- include: message, lane, outbox, tally, meters, payload
 -- A job's record, and the two ways out of a state: `finish` to an end, `back` into the lane. Nothing else writes `state`
 -- but submit, claim and transition, which call `record` too: no state without its event.
 local EVENTS = 200
@@ -100,6 +100,7 @@ local function finish(j, to, now, reason, err, more)
     keep = SYNC_MS
   end
   if j.surface == 'sync' and not j.finish then
+    payload_add(-redis.call('STRLEN', k_request(j.id)))
     redis.call('DEL', k_request(j.id))
   else
     redis.call('PEXPIREAT', k_request(j.id), now + keep)
@@ -108,6 +109,8 @@ local function finish(j, to, now, reason, err, more)
   redis.call('PEXPIREAT', k_events(j.id), now + keep)
   if j.answer then redis.call('SET', k_artifact(j.id, 'completion'), j.answer, 'PXAT', now + keep) end
   if j.stream then redis.call('SET', k_artifact(j.id, 'stream'), j.stream, 'PXAT', now + keep) end
+  payload_add(string.len(j.answer or '') + string.len(j.stream or ''))
+  payload_keep(j.surface, j.id, now, now + keep)
   stay_while_told(j.id, now + keep)
   if j.idempotency then -- free for another try, unless there is an answer
     redis.call('PEXPIREAT', k_idempotency(j.idempotency), to == 'done' and now + keep or now)
@@ -118,11 +121,12 @@ local function finish(j, to, now, reason, err, more)
   redis.call('PEXPIRE', ended, keep + LISTS_MS)
   if not anybody_lives() then redis.call('PEXPIRE', k_jobs(), math.max(SYNC_MS, ASYNC_MS) + LISTS_MS) end
   if j.surface == 'sync' and redis.call('ZCARD', ended) > SYNC_ENDED then
-    local oldest = redis.call('ZPOPMIN', ended)[1]
-    redis.call('DEL', k_job(oldest), k_request(oldest), k_events(oldest), k_artifact(oldest, 'completion'),
-      k_artifact(oldest, 'stream'))
-    redis.call('ZREM', k_jobs(), oldest)
+    local oldest = redis.call('ZPOPMIN', ended)
+    payload_drop('sync', oldest[1], oldest[2])
+    redis.call('DEL', k_job(oldest[1]), k_events(oldest[1]))
+    redis.call('ZREM', k_jobs(), oldest[1])
   end
+  payload_fits(0, now)
   tell_watchers(j)
 end
 

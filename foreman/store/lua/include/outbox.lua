@@ -1,4 +1,4 @@
--- include: tally
+-- include: tally, payload
 -- Deliveries of webhooks: per job a lane in order of seq, of which only the head is ever tried; per URL a line of such
 -- heads and a few places. A place is taken in the step that hands a delivery to arq (an arq job in arq's own spelling, run
 -- at once) and given on in the step that ends the attempt: so arq never holds more of one URL than that URL bears, and
@@ -145,6 +145,7 @@ local function close(d, ending)
   redis.call('HSET', key, 'ending', ending)
   redis.call('HDEL', key, 'inflight', 'again', 'final')
   redis.call('PEXPIRE', key, ENDED_MS)
+  payload_add(-redis.call('STRLEN', k_delivery_body(d.id)))
   redis.call('DEL', k_delivery_body(d.id))
   redis.call('ZREM', k_outbox(d.job), d.id)
   redis.call('ZREM', k_deliveries(), d.id)

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 WINDOW: Final = 2000
 """Jobs that may still be passed by one that came before them."""
+SETTLE: Final = 2.0
+"""Seconds without a load after which the ledger is brought up to date all the same."""
 UNWRITTEN: Final = 1000
 """Entries that wait for the store at most."""
 
@@ -37,15 +39,13 @@ class Fifo:
     """How many loads the jobs of this target would have cost in order of arrival, the longest unused lane going first."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[float, int, str]] = []
-        self._serial = 0
+        self._waiting: list[tuple[float, str, str]] = []
         self._held: OrderedDict[str, None] = OrderedDict()
         self._loads = 0
 
-    def add(self, lane: str, created_at: float, places: int) -> None:
-        """A job was claimed; claims come in the drain's order, not in that of arrival."""
-        self._serial += 1
-        heapq.heappush(self._waiting, (created_at, self._serial, lane))
+    def add(self, lane: str, created_at: float, job_id: str, places: int) -> None:
+        """A job was claimed; claims come in the drain's order, not in that of arrival (ids of one moment sort by it)."""
+        heapq.heappush(self._waiting, (created_at, job_id, lane))
         while len(self._waiting) > WINDOW:
             self._loads += _serve(heapq.heappop(self._waiting)[2], self._held, places)
 
@@ -74,14 +74,17 @@ class History:
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue(UNWRITTEN)
         self._fifo = Fifo()
         self._told = 0
+        self._untold = False
+        self._load_seconds = 0.0
         self._noted: dict[str, str] = {}
         """The residents that the history knows: lane → model."""
         self.leaving: dict[str, str] = {}
         """Resident lane → why foreman is putting it out."""
 
-    def claimed(self, lane: str, created_at: float, places: int) -> None:
+    def claimed(self, lane: str, created_at: float, job_id: str, places: int) -> None:
         """A job of the drain was claimed."""
-        self._fifo.add(lane, created_at, places)
+        self._fifo.add(lane, created_at, job_id, places)
+        self._untold = True
 
     def loaded(self, load: Load, residency: Residency, now: float, *, cut: bool) -> None:
         """A load has ended well; `cut`: its victim still had jobs."""
@@ -90,6 +93,7 @@ class History:
         self._noted[order.lane] = canonical(order.model)
         total = self._fifo.loads(places)
         since, self._told = total - self._told, total
+        self._untold, self._load_seconds = False, load.seconds
         record = SwapRecord(
             target=self._target,
             lane=order.lane,
@@ -116,10 +120,25 @@ class History:
                 self._noted[lane] = name
                 self._put(partial(self._swaps.found, self._target, lane, canonical(name), now))
 
-    async def run(self) -> None:
+    def settle(self, places: int) -> None:
+        """What order of arrival would have loaded since the last load, though nothing had to be loaded here."""
+        if not self._untold:
+            return
+        self._untold = False
+        total = self._fifo.loads(places)
+        since, self._told = total - self._told, total
+        if since:
+            self._put(partial(self._swaps.spared, since, since * self._load_seconds))
+
+    async def run(self, places: Callable[[], int]) -> None:
         """Write for ever; what the store does not take now is written when it answers again."""
         while True:
-            write = await self._queue.get()
+            try:
+                async with asyncio.timeout(SETTLE):
+                    write = await self._queue.get()
+            except TimeoutError:
+                self.settle(places())
+                continue
             while True:
                 try:
                     await write()

@@ -235,7 +235,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(inventory.run())
-                group.create_task(target.history.run())
+                group.create_task(target.history.run(lambda: target.residency.places))
                 group.create_task(Dispatcher(target, self._policy, self._settings.idle_unload).run())
                 group.create_task(Beside(target, Slot.EMBED).run())
                 group.create_task(Beside(target, Slot.SIDE).run())

@@ -277,7 +277,7 @@ class Target:
             if self.residency.pins(self.residency.identity(claimed.canonical, claimed.digest)):
                 self._pinned.add(job.id)
             else:
-                self.history.claimed(lane, job.created_at, self.residency.places)
+                self.history.claimed(lane, job.created_at, job.id, self.residency.places)
         return run
 
     def begin_load(self, order: Order, *, cut: bool) -> Load:

@@ -47,6 +47,10 @@ class Swaps:
             *entry,
         )
 
+    async def spared(self, fifo_swaps: int, saved_seconds: float) -> None:
+        """Order of arrival would have loaded so often since the last record, and nothing had to be loaded."""
+        await self._connection.script("spare", self._keys.prefix, fifo_swaps, rows.ms(saved_seconds))
+
     async def found(self, target: str, lane: str, model: str, at: float) -> None:
         """A lane is resident that foreman did not load."""
         fields = (

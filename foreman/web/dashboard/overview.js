@@ -83,7 +83,7 @@ const hold = (held, path, title, more) =>
     : deed("Pause", `${path}/pause`, `Pause ${title}? What runs ends; nothing ${more} starts.`, `${title} is paused.`, "", "1");
 
 const lane = (key) => name(models[key] ?? key, { title: key });
-const none = (text) => h("p", { class: "none", key: "none" }, text);
+const none = (text) => h("p", { class: "none" }, text);
 
 function card(target) {
   const { name: title, pause, loading, next } = target;

@@ -7,8 +7,6 @@ import contextlib
 import re
 import subprocess
 import tempfile
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,7 +67,14 @@ class Eyes:
 
     def __init__(self, browser) -> None:
         self._browser = browser
-        self.complaints: list[str] = []
+        self._heard: list[str] = []
+        self.expected = ""
+        """What a test knows will be complained of: a part of the sentence."""
+
+    @property
+    def complaints(self) -> list[str]:
+        """What nobody expected."""
+        return [said for said in self._heard if not self.expected or self.expected not in said]
 
     async def open(self, url: str, *, width: int = 1280, scheme: str = "light", script: bool = True) -> Page:
         """A page on `url`; its origin is the only one it may talk to."""
@@ -82,9 +87,9 @@ class Eyes:
         page = await context.new_page()
         origin = "/".join(url.split("/")[:3])
         page.set_default_timeout(20_000)
-        page.on("console", lambda said: said.type in {"error", "warning"} and self.complaints.append(said.text))
-        page.on("pageerror", lambda error: self.complaints.append(f"{error} {error.stack}"))
-        page.on("request", lambda asked: asked.url.startswith((origin, "data:")) or self.complaints.append(asked.url))
+        page.on("console", lambda said: said.type in {"error", "warning"} and self._heard.append(said.text))
+        page.on("pageerror", lambda error: self._heard.append(f"{error} {error.stack}"))
+        page.on("request", lambda asked: asked.url.startswith((origin, "data:")) or self._heard.append(asked.url))
         await page.goto(url)
         return page
 
@@ -108,15 +113,3 @@ async def past(store, worker) -> Past:
     """Fills the store with ended jobs."""
     await worker.publish("gpu1", "m:latest", "n:latest")
     return Past(store, worker)
-
-
-@pytest.fixture
-def pictures() -> Path | None:
-    """Where pictures of the views go, when somebody asked for them (FOREMAN_TEST_PICTURES)."""
-    import os
-
-    folder = os.environ.get("FOREMAN_TEST_PICTURES")
-    return Path(folder) if folder else None
-
-
-__all__ = ["Eyes", "time"]

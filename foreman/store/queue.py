@@ -84,7 +84,7 @@ class Queue(Listing):
         if reply[0] == b"other":
             message = f"Idempotency-Key was sent with another body for job {reply[1].decode()}: use a new key"
             raise Failure(Code.BAD_REQUEST, message, status=422)
-        return Submitted(new.id, int(reply[0]), int(reply[1]))
+        return Submitted(new.id, int(reply[0]), int(reply[1]), ahead=int(reply[2]) if len(reply) > 2 else 0)
 
     def _ring(self, new: NewJob) -> tuple[str, str]:
         """Ring those who hear it here; whom the store shall wake (submit.lua, 11 and 12)."""

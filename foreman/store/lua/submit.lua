@@ -4,7 +4,7 @@
 --         8 limit of queued jobs for this class  9 request  10 gateway or ''  11 targets to wake joined by newline,
 --         '' all, a lone newline none  12 the one to wake, where only one may, or ''  13 lease ms  14 not before ms or ''  15 digest of its idempotency key or ''
 --         16 fingerprint of its body  17 bytes of payload that the store may hold  18… further fields of the record, flat
--- returns {position, queued}, {'full' | 'stuffed', seconds until a place, or bytes, may be free}, or of the job that has the key already
+-- returns {position, queued, jobs of its lane before it}, {'full' | 'stuffed', seconds until a place, or bytes, may be free}, or of the job that has the key already
 --         {'known', id}, {'other', id} where that came with another body
 -- include: clock, message, lane, outbox, payload
 local id, slot, lane, priority, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[9]
@@ -66,4 +66,5 @@ if gateway ~= '' then
   redis.call('SADD', k_gateway_jobs(gateway), id)
 end
 wake(targets, only, slot)
-return {queued == 0 and 1 or redis.call('ZRANK', k_queued(slot), id) + 1, queued + 1}
+if queued == 0 then return {1, 1, 0} end
+return {redis.call('ZRANK', k_queued(slot), id) + 1, queued + 1, redis.call('ZRANK', k_lane(slot, lane), id)}

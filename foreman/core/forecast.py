@@ -85,6 +85,8 @@ class Prospect:
     """All lanes with queued jobs that it may take; the job's own, too."""
     load_ends_at: float | None = None
     """When the load under way is expected to end; None where none is."""
+    claimed: int = 1
+    """Jobs that were claimed with that load, and run when it ends."""
 
 
 def forecast(lane: str, ahead: int, prospects: Sequence[Prospect], now: float, policy: Policy) -> Forecast | None:
@@ -146,10 +148,13 @@ class _Queue:
                 ready.append(found)
         return ready[0] if ready else None
 
-    def first_turn(self) -> float:
-        """The earliest turn of all that wait; infinite for none."""
+    def first_turn(self) -> tuple[float, LaneView | None]:
+        """The earliest turn of all that wait, and whose it is; infinite and None for none."""
         first = self._peek(self._turns, self._by_turn)
-        return min(first[0] if first else math.inf, self.returned[0][0] if self.returned else math.inf)
+        if self.returned and (first is None or self.returned[0][0] < first[0]):
+            moment, lane = self.returned[0]
+            return moment, self.lanes.get(lane)
+        return first or (math.inf, None)
 
     def top_class(self) -> int:
         """The highest class of head that waits; those that were cut don't count."""
@@ -225,8 +230,10 @@ class _DryRun:
             taken += 1
             until = max(self._now, prospect.load_ends_at or self._now)
             load = self._load_seconds(prospect, view.loading)
-            # Its head was claimed as the load began, and takes a slot when it ends.
-            self._push(until, _Seat(prospect, view.loading, until, load, view.slots - 1, Why.LOADING))
+            free = view.slots - prospect.claimed
+            found = prospect.lanes.get(view.loading)
+            wait = found.pace(view.slots) if found is not None and free <= 0 else 0.0
+            self._push(until + wait, _Seat(prospect, view.loading, until, load, max(0, free), Why.LOADING))
         for _ in range(min(view.places - taken, len(prospect.lanes))):
             self._push(self._now, _Seat(prospect, None, self._now, 0.0, 0, Why.TURN))
 
@@ -288,12 +295,12 @@ class _DryRun:
     def _end(self, seat: _Seat, view: LaneView | None) -> float:
         """Until when the seat's lane claims, while it has jobs: rules 3b and 3c."""
         queue = self._queues[seat.prospect.view.name]
-        first = queue.first_turn()
-        if first == math.inf:
+        first, challenger = queue.first_turn()
+        if challenger is None:
             return math.inf
         left = -1 if view is None else max((rank for rank, count in enumerate(view.classes) if count), default=-1)
         outranked = 0 <= left < queue.top_class()
-        loads = seat.load_seconds, seat.load_seconds
+        loads = seat.load_seconds, challenger.load_seconds
         if outranked:
             return seat.loaded_at + quantum(*loads, self._policy)
         return max(first, seat.loaded_at + stay(*loads, self._policy, outranked=False))
@@ -302,19 +309,20 @@ class _DryRun:
         """When an empty lane lets go of its place: at once, or, where it lingers with success, when it must (rule 6)."""
         queue = self._queues[seat.prospect.view.name]
         facts = view or seat.resident
-        first = queue.first_turn()
-        if facts is None or not facts.gaps or first == math.inf:
+        first, challenger = queue.first_turn()
+        if facts is None or not facts.gaps or challenger is None:
             return moment
+        loads = seat.load_seconds, challenger.load_seconds
         ordered = sorted(facts.gaps)
         median = ordered[(len(ordered) - 1) // 2]
         idle_for = 0.0
         if seat.resident is not None and seat.resident.idle_since is not None:
             idle_for = max(0.0, moment - seat.resident.idle_since)
         waiting = max(1, queue.lanes.jobs)
-        gain = 2 * seat.load_seconds + waiting * facts.service_seconds / 2 - waiting * facts.service_seconds
+        gain = sum(loads) + waiting * facts.service_seconds / 2 - waiting * facts.service_seconds
         if max(median, idle_for) > linger(facts.gaps, gain, waiting):
             return moment
-        last = max(moment, seat.loaded_at + quantum(seat.load_seconds, seat.load_seconds, self._policy), first)
+        last = max(moment, seat.loaded_at + quantum(*loads, self._policy), first)
         self._runs.append(_Stretch(seat.lane or "", seat.prospect.view.name, Why.LINGER, 0.0, moment, last))
         return last + facts.service_seconds / 2
 

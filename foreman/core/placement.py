@@ -30,7 +30,8 @@ class Offer:
 
     def finish_in(self, jobs: int, now: float) -> float:
         """Seconds until the last of so many jobs has ended there."""
-        return self.load_seconds + max(0.0, self.ready_at - now) + jobs * self.service_seconds
+        rest = max(0.0, self.ready_at - now) if self.ready_at else 0.0
+        return self.load_seconds + rest + jobs * self.service_seconds
 
 
 def homes_suffice(view: LaneView, now: float, policy: Policy) -> bool:

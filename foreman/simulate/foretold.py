@@ -60,7 +60,7 @@ class Foreteller(Drainer):
             self._refresh(server)
             load = server.loading
             ends = None if load is None else load.load_began + load.load_seconds
-            prospects.append(Prospect(self.view(server), self.indexes[server.name], ends))
+            prospects.append(Prospect(self.view(server), self.indexes[server.name], ends, claimed=0))
         queued = self.world.lanes[job.lane].waiting.values()
         ahead = sum((other.due, other.serial) < (job.due, job.serial) for other in queued)
         return forecast(job.lane, ahead, prospects, self.world.now, self.policy)

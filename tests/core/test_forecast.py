@@ -1,0 +1,125 @@
+"""The dry run: when a queued job starts, its place, and who is ahead of it and why. A load takes 8 s, a run 4 s."""
+
+import random
+
+import pytest
+
+from foreman.core.fairness import Policy
+from foreman.core.forecast import Ahead, Forecast, Prospect, Why, forecast
+from foreman.core.index import LaneIndex
+from foreman.core.jobs import Priority
+from foreman.core.views import LaneView, Resident, TargetView
+
+POLICY = Policy()
+LOW, NORMAL, HIGH = Priority
+
+
+def lane(name, due=1000.0, depth=1, priority=HIGH, **facts):
+    counts = [0, 0, 0]
+    counts[priority] = depth
+    return LaneView(name, name, due, priority, tuple(counts), load_seconds=8.0, service_seconds=4.0, **facts)
+
+
+def held(name, loaded_at=0.0, running=1, **facts):
+    return Resident(name, name, loaded_at, running, 8.0, service_seconds=4.0, **facts)
+
+
+def prospect(lanes, *residents, slots=1, places=1, name="t", loading=None, ends=None):
+    view = TargetView(name, slots, places, residents, loading)
+    return Prospect(view, LaneIndex(POLICY, lanes), ends)
+
+
+def ask(name, ahead, *prospects, now=0.0):
+    return forecast(name, ahead, prospects, now, POLICY)
+
+
+def test_a_job_of_an_idle_resident_starts_at_once():
+    assert ask("a", 0, prospect([lane("a")], held("a", running=0))) == Forecast(0.0, 1, "t", 0, ())
+
+
+def test_a_job_of_a_busy_resident_waits_for_the_rest_of_a_run_and_for_those_before_it():
+    on = prospect([lane("a", depth=4)], held("a"))
+    assert ask("a", 0, on).eta_seconds == pytest.approx(0.6 * 4)
+    assert ask("a", 3, on) == Forecast(pytest.approx(0.6 * 4 + 12), 4, "t", 0, (Ahead("a", "t", Why.LANE, 3),))
+
+
+def test_free_slots_are_taken_by_those_before_it():
+    on = prospect([lane("a", depth=9, pace_seconds=1.0)], held("a", running=1), slots=4)
+    assert ask("a", 2, on).eta_seconds == 0.0
+    assert ask("a", 3, on).eta_seconds == pytest.approx(1.0)
+
+
+def test_the_first_job_of_a_free_target_waits_for_its_load():
+    assert ask("a", 0, prospect([lane("a")])) == Forecast(8.0, 1, "t", 1, ())
+
+
+def test_a_load_under_way_is_waited_for():
+    on = prospect([lane("a", depth=3)], loading="a", ends=5.0)
+    assert ask("a", 0, on, now=2.0).eta_seconds == pytest.approx(3 + 4), "the job that it was begun for comes first"
+
+
+def test_a_lane_that_drains_is_ahead_with_all_it_has():
+    on = prospect([lane("a", depth=5), lane("b")], held("a"))
+    found = ask("b", 0, on)
+    assert found.eta_seconds == pytest.approx(0.6 * 4 + 5 * 4 + 8)
+    assert found.position == 6
+    assert found.ahead == (Ahead("a", "t", Why.RESIDENT, 5),)
+    assert found.loads == 1
+
+
+def test_a_backlog_is_ahead_until_its_stay_is_over():
+    on = prospect([lane("a", depth=500), lane("b", due=15.0)], held("a"))
+    found = ask("b", 0, on)
+    assert found.eta_seconds == pytest.approx(128 + 4 / 2 + 8)
+    assert found.position == pytest.approx(1 + 31, abs=1)
+
+
+def test_a_higher_class_is_ahead_for_a_quantum_only():
+    on = prospect([lane("batch", depth=500, priority=LOW), lane("chat", due=900.0)], held("batch"))
+    assert ask("chat", 0, on).eta_seconds == pytest.approx(32 + 4 / 2 + 8)
+
+
+def test_who_is_cut_comes_back_by_its_turn():
+    on = prospect([lane("a", depth=60), lane("b", due=15.0, depth=500)], held("a"))
+    found = ask("a", 50, on)
+    # 32 of them run before a is cut at 128 s, then b's stay, then the other 18.
+    assert found.eta_seconds == pytest.approx(128 + 2 + 8 + 128 + 2 + 8 + (50 - 31.4) * 4, abs=5)
+    assert [who.why for who in found.ahead] == [Why.TURN, Why.LANE]
+
+
+def test_a_lingering_resident_is_ahead():
+    idle = held("a", running=0, idle_since=0.0, gaps=(1.0, 1.0, 1.0))
+    found = ask("b", 0, prospect([lane("b", due=5.0)], idle))
+    assert found.eta_seconds == pytest.approx(32 + 2 + 8), "its agent calls again and again, until the quantum is over"
+    assert found.ahead == (Ahead("a", "t", Why.LINGER, 0),)
+
+
+def test_several_targets_work_side_by_side():
+    lanes = [lane(name, due=float(n), depth=10) for n, name in enumerate("abcd")]
+    one = ask("d", 0, prospect(lanes))
+    two = ask("d", 0, prospect(lanes), prospect(lanes, name="u"))
+    assert two.eta_seconds < one.eta_seconds / 1.5
+    assert two.target in {"t", "u"}
+
+
+def test_a_lane_that_no_target_has_gets_no_forecast():
+    assert ask("x", 0, prospect([lane("a")])) is None
+    assert ask("x", 0) is None
+
+
+def test_a_hundred_thousand_lanes_cost_no_more_than_those_before_it():
+    chance = random.Random(2)
+    lanes = [lane(f"l{n}", due=chance.uniform(0, 1e6)) for n in range(20_000)]
+    first = min(lanes, key=lambda each: each.head_due)
+
+    class Reading(LaneIndex):
+        reads = 0
+
+        def get(self, name):
+            Reading.reads += 1
+            return super().get(name)
+
+    index = Reading(POLICY, lanes)
+    found = ask(first.lane, 0, Prospect(TargetView("t", 1, 1), index))
+    assert found.position == 1
+    assert Reading.reads < 20

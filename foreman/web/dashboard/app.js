@@ -87,7 +87,8 @@ function question(text, yes, danger, spans, shown) {
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((done) => {
-    dialog.onclose = () => done(dialog.returnValue ? Object.fromEntries(new FormData(dialog.firstChild)) : null);
+    // the word of an earlier closing may come late
+    dialog.onclose = () => dialog.open || done(dialog.returnValue ? Object.fromEntries(new FormData(dialog.firstChild)) : null);
   });
 }
 

@@ -58,7 +58,13 @@ def test_durations(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float):
     ("text", "count"), [("65536", 65536), ("1MiB", 1 << 20), ("1.5KiB", 1536), ("2gib", 2 << 30), ("1B", 1)]
 )
 def test_sizes(monkeypatch: pytest.MonkeyPatch, text: str, count: int):
-    assert given(monkeypatch, MAX_BODY=text).max_body == count
+    assert given(monkeypatch, MAX_BODY=text, STORE_BYTES="4GiB").max_body == count
+
+
+def test_one_request_and_one_answer_must_fit_the_store(monkeypatch: pytest.MonkeyPatch):
+    assert given(monkeypatch, MAX_BODY="1MiB", MAX_ANSWER="1MiB", STORE_BYTES="2MiB").store_bytes == 2 << 20
+    with pytest.raises(SettingsError, match="FOREMAN_STORE_BYTES is 2097151: use at least as much as FOREMAN_MAX_BODY"):
+        given(monkeypatch, MAX_BODY="1MiB", MAX_ANSWER="1MiB", STORE_BYTES="2097151")
 
 
 WRONG = [
@@ -270,10 +276,10 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch):
     assert settings.target_list[0].name == "ollama"
 
 
-def test_a_setting_that_is_not_built_yet_is_not_taken_in_silence(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("FOREMAN_STORE_BYTES", "1GiB")
+def test_a_setting_of_another_version_is_not_taken_in_silence(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FOREMAN_REPLICAS", "3")
     (sentence,) = unknown_variables()
-    assert re.match(r"FOREMAN_STORE_BYTES is no setting of this version", sentence)
+    assert re.match(r"FOREMAN_REPLICAS is no setting of this version", sentence)
 
 
 def test_webhooks(monkeypatch: pytest.MonkeyPatch):

@@ -156,7 +156,7 @@ async def _gateway(settings: Settings) -> list[Finding]:
         return [Finding(Level.PROBLEM, "gateway", why, "set FOREMAN_TOKEN to one that it knows")]
     reasons = health.get("reasons") or ([] if not health.get("degraded") else ["it calls itself degraded"])
     found = [Finding(Level.WARNING, "gateway", _reason(reason), "see below, and /ops/state") for reason in reasons]
-    return [*(found or [Finding(Level.OK, "gateway", f"{url} answers and is well")]), *_unlinked(state)]
+    return [*(found or [Finding(Level.OK, "gateway", f"{url} answers and is well")]), *_unlinked(state), *_room(state)]
 
 
 async def _json(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
@@ -185,6 +185,25 @@ def _unlinked(state: dict[str, Any]) -> list[Finding]:
         )
         for worker in state.get("workers") or ()
         for gateway in worker.get("unreachable") or ()
+    ]
+
+
+def _room(state: dict[str, Any]) -> list[Finding]:
+    """How full the store is, from `/ops/state`."""
+    store = state.get("store") or {}
+    used, limit = store.get("used_bytes"), store.get("limit_bytes")
+    if not isinstance(used, int) or not isinstance(limit, int):
+        return []
+    holds = f"it holds {used / 2**20:,.1f} of {limit / 2**20:,.0f} MiB (FOREMAN_STORE_BYTES)"
+    if used < 0.9 * limit:
+        return [Finding(Level.OK, "store", holds)]
+    return [
+        Finding(
+            Level.WARNING,
+            "store",
+            f"{holds}: the jobs that ended longest ago lose their requests and answers, and then new ones are refused",
+            "raise FOREMAN_STORE_BYTES, or shorten FOREMAN_JOB_TTL",
+        )
     ]
 
 

@@ -37,6 +37,8 @@ class StoreState(_Shape):
 
     status: str
     latency_ms: float | None
+    used_bytes: int | None = Field(None, description="requests, kept answers and the bodies of open deliveries")
+    limit_bytes: int | None = Field(None, description="FOREMAN_STORE_BYTES of the gateway that submitted last")
 
 
 class JobCounts(_Shape):

@@ -96,9 +96,16 @@ class Snapshots:
         counts, glance, running, pauses = await asyncio.gather(
             queue.counts(), store.views.lanes(LANES), queue.running(), store.operators.pauses()
         )
-        workers, gateways, ledger = await asyncio.gather(queue.workers(), queue.gateways(), store.swaps.ledger())
+        workers, gateways, ledger, room = await asyncio.gather(
+            queue.workers(), queue.gateways(), store.swaps.ledger(), store.answers.room()
+        )
         return {
-            "store": {"status": "ok", "latency_ms": round(latency * 1000, 3)},
+            "store": {
+                "status": "ok",
+                "latency_ms": round(latency * 1000, 3),
+                "used_bytes": room.used,
+                "limit_bytes": room.limit,
+            },
             "jobs": _jobs(counts),
             "targets": [_target(target, running) for target in targets],
             "lanes": await self._lanes(glance, running, pauses),

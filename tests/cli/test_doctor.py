@@ -171,3 +171,12 @@ def test_signs_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert not in_container(tmp_path)
     (tmp_path / ".dockerenv").touch()
     assert in_container(tmp_path)
+
+
+def test_how_full_the_store_is():
+    assert checkup._room({"store": {"status": "ok", "latency_ms": 1.0, "used_bytes": 0, "limit_bytes": None}}) == []
+    [well] = checkup._room({"store": {"used_bytes": 800 << 20, "limit_bytes": 1 << 30}})
+    assert (well.level, "800.0 of 1,024 MiB" in well.message) == (Level.OK, True)
+    [full] = checkup._room({"store": {"used_bytes": 1000 << 20, "limit_bytes": 1 << 30}})
+    assert full.level is Level.WARNING
+    assert "FOREMAN_STORE_BYTES" in full.advice

@@ -16,6 +16,9 @@ from foreman.store.roster import Roster
 
 LOOKED: Final = 1000
 """Failures that are grouped, and runs that a timeline shows, at most."""
+RUNNING: Final = 1000
+_STATES: Final = {state.value.encode(): state for state in State}
+_SLOTS: Final = {slot.value.encode(): slot for slot in Slot}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,22 @@ class Ran:
     ended: float
 
 
+@dataclass(frozen=True, slots=True)
+class RunningJob:
+    """A job in loading or working, as people see it; `foreman.core.jobs.Job` has the rest."""
+
+    id: str
+    state: State
+    lane: str
+    model: str
+    endpoint: str
+    slot: Slot
+    claimed_at: float
+    target: str
+    caller: str | None
+    surface: str
+
+
 class Views(Roster):
     """The views of one pool. All methods raise `StoreUnavailableError`."""
 
@@ -130,6 +149,26 @@ class Views(Roster):
             for slot, lane, model, depth, due, priority, oldest, rank in reply[3:]
         )
         return Glance(int(reply[0]) / 1000, int(reply[1]), int(reply[2]), lanes)
+
+    async def running(self) -> list[RunningJob]:
+        """What runs, those claimed first coming first; RUNNING of each state at most."""
+        return [
+            RunningJob(
+                id=job_id.decode(),
+                state=_STATES[state],
+                lane=lane.decode(),
+                model=model.decode(),
+                endpoint=endpoint.decode(),
+                slot=_SLOTS[slot],
+                claimed_at=int(claimed) / 1000,
+                target=target.decode(),
+                caller=caller.decode() or None,
+                surface=surface.decode(),
+            )
+            for job_id, state, lane, model, endpoint, slot, claimed, target, caller, surface in await self._script(
+                "running", RUNNING
+            )
+        ]
 
     async def meters(self) -> Meters:
         """What was counted so far."""

@@ -86,7 +86,7 @@ class MetricsAPI:
             store.views.lives(),
         )
         workers, gateways, running = await asyncio.gather(
-            store.queue.workers(), store.queue.gateways(), store.queue.running()
+            store.queue.workers(), store.queue.gateways(), store.views.running()
         )
         targets = await inventory.fresh()
         at_work: dict[str | None, int] = {}

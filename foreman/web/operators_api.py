@@ -122,7 +122,7 @@ class OperatorsAPI:
         if kind is Kind.TARGET:
             return False
         held = any(entry.get("lane") == name for target in self.inventory.targets for entry in target.resident)
-        return held or any(job.lane == name for job in await self.store.queue.running())
+        return held or any(job.lane == name for job in await self.store.views.running())
 
 
 def paused(kind: Kind, name: str, pause: Pause | None, *, changed: bool = True) -> ops_shapes.Paused:

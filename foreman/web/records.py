@@ -1,7 +1,7 @@
-"""What changes slowly in a snapshot: how the last runs of each lane went, and how each process does.
+"""What a snapshot need not ask anew each time: lanes' etas, how their last runs went, how each process does.
 
-web/snapshot.py asks me twice a second; I ask the store every few seconds, and turn runs into the middle and the slow end
-of their durations. I remember no lane that is not shown.
+web/snapshot.py asks me twice a second; I ask others every few seconds, and turn runs into the middle and the slow end of
+their durations. I remember no lane that is not shown.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from foreman.core.jobs import State
 from foreman.protocols.job_object import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from foreman.store.views import Recent, Views
+    from foreman.store.views import LaneGlance, Recent, Views
 
 MAX_AGE: Final = 2.0
 """Seconds for which a lane's record serves."""
 PROCESSES_AGE: Final = 5.0
+ETAS_AGE: Final = 1.0
+SHARE: Final = 40.0
+"""Etas that took long serve so many times as long: a dry run per lane adds up."""
 _CALLERS: Final = 5
 
 
@@ -29,6 +32,8 @@ class Records:
     def __init__(self) -> None:
         self._lanes: dict[str, dict[str, Any] | None] = {}
         self._lanes_at = float("-inf")
+        self._etas: dict[tuple[str, str], float | None] = {}
+        self._etas_until = float("-inf")
         self._processes: list[dict[str, Any]] = []
         self._processes_at = float("-inf")
 
@@ -43,6 +48,24 @@ class Records:
         if old:
             self._lanes_at = now
         return self._lanes
+
+    async def etas(
+        self, lanes: Iterable[LaneGlance], ask: Callable[[LaneGlance], Awaitable[float | None]]
+    ) -> dict[tuple[str, str], float | None]:
+        """(lane, slot) → seconds until its first job works; `ask` tells of one. Raises StoreUnavailableError."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        old = began > self._etas_until
+        known = {} if old else self._etas
+        found: dict[tuple[str, str], float | None] = {}
+        for lane in lanes:
+            key = lane.lane, lane.slot.value
+            found[key] = known[key] if key in known else await ask(lane)
+        self._etas = found
+        if old:
+            now = loop.time()
+            self._etas_until = now + max(ETAS_AGE, SHARE * (now - began))
+        return found
 
     async def processes(self, views: Views) -> list[dict[str, Any]]:
         """How the processes do. Raises StoreUnavailableError."""

@@ -22,10 +22,9 @@ from foreman.web.records import Records
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from foreman.core.jobs import Job
     from foreman.store.client import Store
     from foreman.store.records import Counts, Pause, SwapLedger, TargetStatus
-    from foreman.store.views import Glance, LaneGlance
+    from foreman.store.views import Glance, LaneGlance, RunningJob
     from foreman.web.bounds import Bounds
     from foreman.web.inventory import Inventory
     from foreman.web.outlook import Outlooks
@@ -79,9 +78,9 @@ class Snapshots:
     async def lanes(self, most: int, word: str) -> dict[str, Any]:
         """The lanes whose model or key has `word`, and how many more there are. Raises StoreUnavailableError."""
         await self.inventory.fresh()
-        queue, operators = self.store.queue, self.store.operators
+        views = self.store.views
         glance, running, pauses = await asyncio.gather(
-            self.store.views.lanes(most, word), queue.running(), operators.pauses()
+            views.lanes(most, word), views.running(), self.store.operators.pauses()
         )
         low = word.lower()
         rows = await self._lanes(glance, running, pauses)
@@ -94,7 +93,7 @@ class Snapshots:
         latency = await queue.ping()
         targets = await self.inventory.fresh(0.0)
         counts, glance, running, pauses = await asyncio.gather(
-            queue.counts(), store.views.lanes(LANES), queue.running(), store.operators.pauses()
+            queue.counts(), store.views.lanes(LANES), store.views.running(), store.operators.pauses()
         )
         workers, gateways, ledger, room = await asyncio.gather(
             queue.workers(), queue.gateways(), store.swaps.ledger(), store.answers.room()
@@ -136,7 +135,7 @@ class Snapshots:
             "ledger": _ledger(ledger, targets),
         }
 
-    async def _lanes(self, glance: Glance, running: list[Job], pauses: list[Pause]) -> list[dict[str, Any]]:
+    async def _lanes(self, glance: Glance, running: list[RunningJob], pauses: list[Pause]) -> list[dict[str, Any]]:
         """Lanes with queued jobs first; then those that only run, and those that are paused with nothing in them."""
         held = {pause.name: pause for pause in pauses if pause.kind == "lane"}
         counts: dict[tuple[str, str], int] = {}
@@ -146,10 +145,10 @@ class Snapshots:
             counts[key] = counts.get(key, 0) + 1
             models.setdefault(key, job.model)
         bounds = self.bounds.of(glance, self.inventory.targets)
+        etas = await self._records.etas([lane for lane in glance.lanes if lane.lane not in held], self._eta)
         rows = []
         for lane in glance.lanes:
             key = (lane.lane, lane.slot.value)
-            eta = None if lane.lane in held else await self._eta(lane)
             rows.append(
                 _row(*key, lane.model, counts.pop(key, 0), held.get(lane.lane))
                 | {
@@ -157,7 +156,7 @@ class Snapshots:
                     "oldest_wait_seconds": round(max(0.0, glance.now - lane.oldest_since), 3),
                     "oldest_since": stamp(lane.oldest_since),
                     "bound_seconds": bounds.get(key),
-                    "eta_seconds": eta,
+                    "eta_seconds": etas.get(key),
                     "priority": lane.head_class.word,
                 }
             )
@@ -195,7 +194,7 @@ def _more(glance: Glance) -> dict[str, int]:
     return {"lanes": glance.total - len(shown), "jobs": glance.jobs - sum(lane.depth for lane in shown)}
 
 
-def _target(target: TargetStatus, running: list[Job]) -> dict[str, Any]:
+def _target(target: TargetStatus, running: list[RunningJob]) -> dict[str, Any]:
     published = {str(entry.get("job_id")): entry for entry in target.running}
     return {
         "name": target.name,
@@ -223,7 +222,7 @@ def _pause(pause: Pause) -> dict[str, Any]:
     return {"since": stamp(pause.since), "until": _stamped(pause.until), "unload": pause.unload}
 
 
-def _running(job: Job, published: dict[str, Any]) -> dict[str, Any]:
+def _running(job: RunningJob, published: dict[str, Any]) -> dict[str, Any]:
     return {
         "job_id": job.id,
         "lane": job.lane,
@@ -231,9 +230,9 @@ def _running(job: Job, published: dict[str, Any]) -> dict[str, Any]:
         "endpoint": job.endpoint,
         "slot": job.slot.value,
         "caller": job.caller,
-        "surface": job.surface.value,
+        "surface": job.surface,
         "state": job.state.value,
-        "since": _stamped(job.claimed_at),
+        "since": stamp(job.claimed_at),
         "tokens": published.get("tokens"),
         "tokens_per_second": published.get("tokens_per_second"),
     }

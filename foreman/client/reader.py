@@ -47,7 +47,7 @@ class State:
         if self.eta is not None:
             parts.append(f"about {self.eta:.0f} s to go")
         if self.tokens is not None:
-            parts.append(f"{self.tokens} tokens")
+            parts.append(f"{self.tokens} token{'' if self.tokens == 1 else 's'}")
         return ", ".join(parts)
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 NGINX = (DEPLOY / "nginx.conf").read_text()
 ASK = [{"role": "user", "content": "Why does a foreman look at every crane? Two sentences."}]
-RUNS = 5
+RUNS = 9
 LIVE = 0.3
 """Seconds between two lines where a flush is to be seen."""
 ONE_SECOND = "proxy_read_timeout 1s;"
@@ -67,9 +67,11 @@ async def true_model(folder: Path) -> str:
             rig(folder, f"cpu={model.url}?kind=openai&slots=1") as house,
             nginx(folder / "nginx", house.url, NGINX) as proxy,
         ):
+            ways = {"straight": model.url, "foreman": house.url, "nginx and foreman": proxy.url}
+            passes = [{name: await _timed(url, ask) for name, url in ways.items()} for _ in range(RUNS + 1)]
             rows = []
-            for name, url in (("straight", model.url), ("foreman", house.url), ("nginx and foreman", proxy.url)):
-                answers = [await _timed(url, ask, key=None) for _ in range(RUNS + 1)][1:]  # the first fills its cache
+            for name in ways:
+                answers = [found[name] for found in passes[1:]]  # the first fills the model's cache
                 rows.append((name, *(_median(answers, at) for at in range(3)), answers[0][3]))
             async with Foreman(proxy.url) as foreman, foreman.chat(ask, path="/v1/chat/completions") as turn:
                 answer = await turn.whole()
@@ -80,11 +82,11 @@ async def true_model(folder: Path) -> str:
     return page.true_model(rows, job["timings"], said)
 
 
-async def _timed(url: str, ask: dict[str, Any], *, key: str | None) -> tuple[float, float, float, int]:
+async def _timed(url: str, ask: dict[str, Any]) -> tuple[float, float, float, int]:
     """TTFT, TPOT, total in seconds, and tokens."""
     began = time.monotonic()
     async with Foreman(url) as foreman:
-        answer = await foreman.chat(ask, path="/v1/chat/completions", key=key).whole()
+        answer = await foreman.chat(ask, path="/v1/chat/completions", key=None).whole()
     assert answer.ttft is not None
     assert answer.tpot is not None
     return answer.ttft, answer.tpot, time.monotonic() - began, answer.tokens

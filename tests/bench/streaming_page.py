@@ -38,8 +38,8 @@ def true_model(rows: Sequence[tuple[str, float, float, float, int]], timings: Ma
     told = ", ".join(f"`{name}` {timings[name]:.1f}" for name in sorted(timings) if timings[name] is not None)
     return f"""## A true model through nginx
 
-SmolLM2-135M on this CPU (`foreman demo --real`), through [deploy/nginx.conf](deploy/nginx.conf) and `/v1/chat/completions`; medians of five answers
-whose prompt is in the model's cache. Measured at the client (`foreman.client`): TTFT from the call to the first token, TPOT the mean time between
+SmolLM2-135M on this CPU (`foreman demo --real`), through [deploy/nginx.conf](deploy/nginx.conf) and `/v1/chat/completions`; medians of nine answers,
+one way after the other, whose prompt is in the model's cache. Measured at the client (`foreman.client`): TTFT from the call to the first token, TPOT the mean time between
 two tokens after it.
 
 {table}

@@ -115,6 +115,21 @@ async def test_full_the_oldest_ended_ones_lose_theirs(small: Ground) -> None:
     assert await used(small) <= LIMIT
 
 
+async def test_the_oldest_of_both_surfaces(small: Ground) -> None:
+    kinds = [{"surface": Surface.SYNC, "finish": True}, {}, {"surface": Surface.SYNC, "finish": True}, {}]
+    jobs = []
+    for number, kind in enumerate(kinds):
+        jobs.append(await done(small, **kind))
+        listed = small.key(k.PAYLOADS, str(kind.get("surface", Surface.ASYNC)))
+        [entry] = [one for one in await small.look.zrange(listed, 0, -1) if one.startswith(jobs[-1])]
+        till = await small.look.zscore(listed, entry)
+        await small.look.zrem(listed, entry)  # as if each had ended a second after the one before
+        await small.look.zadd(listed, {f"{entry.rpartition(' ')[0]} {1000 * (number + 1)}": till})
+    for number in range(4):
+        await submit(small, 3000 if number == 0 else 2000)
+        assert await kept(small, *jobs) == [False] * (number + 1) + [True] * (3 - number)
+
+
 async def test_then_the_queue_is_full(small: Ground) -> None:
     old = await done(small)
     waiting = [await submit(small, 2500) for _ in range(4)]

@@ -78,8 +78,8 @@ class History:
         self._load_seconds = 0.0
         self._noted: dict[str, str] = {}
         """The residents that the history knows: lane → model."""
-        self.leaving: dict[str, str] = {}
-        """Resident lane → why foreman is putting it out."""
+        self._leaving: dict[str, tuple[str, float]] = {}
+        """Resident lane → why foreman is putting it out, and since when."""
 
     def claimed(self, lane: str, created_at: float, job_id: str, places: int) -> None:
         """A job of the drain was claimed."""
@@ -91,6 +91,7 @@ class History:
         order, places = load.order, residency.places
         self.note(residency, now, but=order.lane)
         self._noted[order.lane] = canonical(order.model)
+        self._leaving.clear()  # whoever is still there had room
         total = self._fifo.loads(places)
         since, self._told = total - self._told, total
         self._untold, self._load_seconds = False, load.seconds
@@ -108,13 +109,17 @@ class History:
         )
         self._put(lambda: self._swaps.record(record, (since - 1) * load.seconds))
 
+    def leaves(self, lane: str, why: str, at: float) -> None:
+        """Foreman is putting a lane out; `why` as `SwapRecord.ended_by`."""
+        self._leaving[lane] = why, at
+
     def note(self, residency: Residency, now: float, but: str | None = None) -> None:
         """Who has come and gone since the last time; `but`: whose load is told apart."""
         held = {one.lane: one.name for one in (*residency.held, *residency.pinned) if one.lane != but}
         for lane in [lane for lane in self._noted if lane not in held]:
             del self._noted[lane]
-            why = self.leaving.pop(lane, "lost")
-            self._put(partial(self._swaps.gone, self._target, lane, now, why))
+            why, at = self._leaving.pop(lane, ("lost", now))
+            self._put(partial(self._swaps.gone, self._target, lane, at, why))
         for lane, name in held.items():
             if lane not in self._noted:
                 self._noted[lane] = name

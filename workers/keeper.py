@@ -106,11 +106,11 @@ class Keeper:
         busy = target.busy()
         idle = [held for held in target.residency.held if held.lane not in busy]
         if idle and len(idle) == len(target.residency.held):
+            if load is not None:
+                target.residency.crowded(now)
             for held in idle:
                 await self._unload(held, "unload")
-            if load is not None:
-                target.residency.crowded()
-            else:
+            if load is None:
                 target.residency.embed_fits = False
         return now + _AGAIN
 
@@ -167,7 +167,7 @@ class Keeper:
         return again
 
     async def _unload(self, held: Held, why: str) -> bool:
-        self._target.history.leaving[held.lane] = why
+        self._target.history.leaves(held.lane, why, self._target.clock.now())
         log.info("target.unloading", target=self._target.name, lane=held.lane, reason=why)
         return await self._try(self._target.loader.unload(held))
 

@@ -239,7 +239,7 @@ class Loader:
             return
         change = self._residency.observe(ps, now=self._clock.now(), asked_at=asked_at, busy=self._busy())
         if change.vanished:
-            self._residency.pushed_out()
+            self._residency.pushed_out(self._clock.now())
 
     async def _preload(self, order: Order) -> int:
         """Load without a word from any caller; the status."""

@@ -20,6 +20,10 @@ _DEFAULT_LOAD: Final = 10.0
 _LOAD_WEIGHT: Final = 0.3
 _LOAD_BOUNDS: Final = (0.2, 600.0)
 _LOADS_KEPT: Final = 512
+UNSEEN: Final = 3
+"""Looks in a row after which a lane that runs and is not listed counts as put out."""
+CROWDED: Final = 600.0
+"""Seconds for which it counts that a lane did not fit beside the others."""
 _NAMES_KEPT: Final = 4096
 """Lanes whose first name is remembered."""
 
@@ -74,6 +78,8 @@ class Residency:
         self._pin = tuple(pin)
         self._pinned: dict[str, Held] = {}
         self._most = 1
+        self._fitted: int | None = None
+        self._crowded_until = 0.0
         self._full = False
         self._digests: dict[str, str] = {}
         self._names: dict[str, str] = {}
@@ -85,6 +91,8 @@ class Residency:
         self._loads: dict[str, float] = {}
         self._known: dict[str, str] = {}
         """Identity → the lane as which it was held before it was out of sight; good for one look."""
+        self._unseen: dict[str, int] = {}
+        """Lane → looks in a row that did not list it although it runs."""
         self._lost_lane: dict[str, str] = {}
         self._first_names: dict[tuple[str, str], str] = {}
         """Identity and runner options → the lane key by which they were met first."""
@@ -99,7 +107,8 @@ class Residency:
     @property
     def places(self) -> int:
         """Lanes the drain can hold at once: as configured, less the pins, else the most `/api/ps` ever listed; at least 1."""
-        return max(1, self._configured - len(self._pin)) if self._configured else self._most
+        thought = max(1, self._configured - len(self._pin)) if self._configured else self._most
+        return thought if self._fitted is None else min(thought, self._fitted)
 
     @property
     def must_unload(self) -> bool:
@@ -108,7 +117,8 @@ class Residency:
         The number of places is known (configured, or a load was seen to push somebody out) and all are taken. Else the
         target may have room that nobody has tried yet.
         """
-        return len(self._held) >= self.places and (self._configured is not None or self._full)
+        known = self._configured is not None or self._full or self._fitted is not None
+        return len(self._held) >= self.places and known
 
     def holds(self, lane: str) -> bool:
         """Whether the lane is resident."""
@@ -233,11 +243,13 @@ class Residency:
         self._held.pop(lane, None)
         self._pinned.pop(lane, None)
 
-    def crowded(self) -> None:
-        """A load got stuck behind residents: there is no room for as many as were thought."""
-        self._most, self._full = max(1, len(self._held)), True
-        if self._configured is not None and self._configured > len(self._pin) + self._most:
-            self._configured = len(self._pin) + self._most
+    def crowded(self, now: float) -> None:
+        """One lane more did not fit beside those held now: for a while there are no more places than that.
+
+        Models differ in size, so what was seen together once, or configured, is no promise for others; after a while it
+        is tried again.
+        """
+        self._fitted, self._crowded_until = max(1, len(self._held)), now + CROWDED
 
     def forget(self) -> None:
         """The target is away: what it holds is unknown until the next look, which may find it as it was."""
@@ -275,19 +287,19 @@ class Residency:
             busy: lanes with runs in flight; a reload that somebody else caused hides them from ps for a moment.
         """
         entries = list(ps)
+        if self._fitted is not None and now >= self._crowded_until:
+            self._fitted = None
         everything = {self._listed_identity(entry): str(entry.get("name")) for entry in entries}
         self._look_at_pins(everything, now=now, asked_at=asked_at, busy=busy)
         pinned = {identity for identity in everything if self.pins(identity)}
         reloaded = self._look_at_contexts(entries, busy)
         beside = (self._embedding & everything.keys()) - {held.identity for held in self._held.values()} | pinned
         listed = {identity: name for identity, name in everything.items() if identity not in beside}
-        vanished = tuple(
-            lane
-            for lane, held in self._held.items()
-            if held.identity not in listed and held.loaded_at <= asked_at and lane not in busy
-        )
+        vanished = self._vanished(listed, asked_at, busy)
         for lane in vanished:
             del self._held[lane]
+        if self._held and any(lane in busy for lane in vanished):
+            self.crowded(now)  # what runs does not expire: another one pushed it out
         appeared = []
         for identity, name in listed.items():
             if all(held.identity != identity for held in self._held.values()):
@@ -304,6 +316,14 @@ class Residency:
             self.embed_fits = True
         self._embedding_loaded = embedding
         return Change(tuple(appeared), (*vanished, *self._renamed(reloaded)))
+
+    def _vanished(self, listed: Collection[str], asked_at: float, busy: Collection[str]) -> tuple[str, ...]:
+        """Lanes that are resident no longer; a busy one may be out of sight for a moment, while somebody reloads it."""
+        missing = [
+            lane for lane, held in self._held.items() if held.identity not in listed and held.loaded_at <= asked_at
+        ]
+        self._unseen = {lane: self._unseen.get(lane, 0) + 1 for lane in missing}
+        return tuple(lane for lane in missing if lane not in busy or self._unseen[lane] >= UNSEEN)
 
     def _found(self, identity: str, name: str, context: int | None) -> str:
         """The lane of what somebody else loaded: with the model's own options, as far as ps tells."""
@@ -344,9 +364,11 @@ class Residency:
     def _renamed(self, reloaded: Mapping[str, int]) -> tuple[str, ...]:
         return tuple(self._lost_lane.pop(identity) for identity in reloaded)
 
-    def pushed_out(self) -> None:
+    def pushed_out(self, now: float) -> None:
         """A load, without an unload before it, put another lane out: the places are all taken."""
         self._full = True
+        if len(self._held) < self.places:
+            self.crowded(now)
 
     def _learn(self, count: int) -> None:
         if count > self._most:

@@ -284,7 +284,7 @@ class Target:
         """Load a lane; its victim, if any, is idle."""
         load = self.loader.begin(order)
         if order.victim is not None:
-            self.history.leaving[order.victim.lane] = "swap"
+            self.history.leaves(order.victim.lane, "swap", load.begun_at)
         load.done.add_done_callback(lambda _: self._load_ended(load, cut=cut))
         return load
 

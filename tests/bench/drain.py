@@ -162,8 +162,9 @@ async def person(folder: Path) -> None:
 
 async def eta(folder: Path) -> None:
     """The first ETA of jobs that waited for a second or more."""
-    await _eta_of("one length", 25, folder / "one")
-    await _eta_of("mixed", 35, folder / "mixed")
+    for kind, goal in (("one length", 25), ("mixed", 35)):
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            await _eta_of(kind, goal, Path(own))
 
 
 async def _eta_of(kind: str, goal: int, folder: Path) -> None:

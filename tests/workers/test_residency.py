@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.residency import Change, Residency
+from workers.residency import CROWDED, Change, Residency
 
 
 def tag(name, digest, **more):
@@ -79,12 +79,23 @@ def test_somebody_elses_eviction_is_noticed_but_not_of_a_busy_lane_nor_of_one_lo
     assert lanes(here) == []
 
 
+def test_a_lane_that_runs_and_stays_out_of_sight_was_pushed_out_and_there_is_no_room_for_both(here):
+    here.observe(ps("d1", "d2"), now=1, asked_at=1)
+    _first, second = lanes(here)
+    for look in range(2):
+        assert here.observe(ps("d1"), now=2 + look, asked_at=2, busy={second}) == Change()
+    assert here.observe(ps("d1"), now=4, asked_at=4, busy={second}) == Change(vanished=(second,))
+    assert (here.places, here.must_unload) == (1, True)
+    here.observe(ps("d1"), now=4 + CROWDED, asked_at=5)
+    assert here.places == 2  # tried again: others may fit
+
+
 def test_places_are_the_most_ever_listed_and_known_once_a_load_pushed_somebody_out(here):
     assert (here.places, here.must_unload) == (1, False)
     here.observe(ps("d1", "d2"), now=1, asked_at=1)
     assert here.places == 2
     assert not here.must_unload  # there may be room for a third
-    here.pushed_out()
+    here.pushed_out(0.0)
     assert here.must_unload
     here.unloaded("d1")
     assert not here.must_unload

@@ -1,0 +1,87 @@
+"""What changed in the drain's lanes since the last look: never less than the truth, and the whole of it where the log is too short."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from foreman.core.jobs import Slot, State
+from foreman.store.operators import Kind
+
+
+async def test_the_first_look_sees_all_the_next_what_changed(ground) -> None:
+    queue = ground.queue
+    await ground.submit(lane="a")
+    await ground.submit(lane="b")
+    first = await queue.changes(Slot.DRAIN)
+    assert first.whole
+    assert {facts.lane for facts in first.lanes} == {"a", "b"}
+    nothing = await queue.changes(Slot.DRAIN, first.cursor)
+    assert (nothing.whole, nothing.lanes, nothing.gone, nothing.cursor) == (False, (), (), first.cursor)
+    await ground.submit(lane="b")
+    await ground.submit(lane="b")
+    second = await queue.changes(Slot.DRAIN, first.cursor)
+    assert [(facts.lane, sum(facts.classes)) for facts in second.lanes] == [("b", 3)]
+    own = await ground.owner()
+    taken, seen = await queue.claim_and_look(own, "a", Slot.DRAIN, State.WORKING, second.cursor)
+    assert taken is not None
+    assert (seen.lanes, seen.gone) == ((), ("a",))
+
+
+async def test_a_cut_is_a_change(ground) -> None:
+    await ground.submit(lane="a")
+    first = await ground.queue.changes(Slot.DRAIN)
+    await ground.queue.cut("gpu1", "a")
+    seen = await ground.queue.changes(Slot.DRAIN, first.cursor)
+    assert [list(facts.left_at) for facts in seen.lanes] == [["gpu1"]]
+
+
+async def test_a_cursor_that_is_too_old_or_of_another_store_sees_all(ground) -> None:
+    await ground.submit(lane="a")
+    first = await ground.queue.changes(Slot.DRAIN)
+    for _ in range(1300):
+        await ground.queue.cut("gpu1", "a")
+    assert (await ground.queue.changes(Slot.DRAIN, first.cursor)).whole
+    assert (await ground.queue.changes(Slot.DRAIN, "1-1")).whole
+    assert (await ground.queue.changes(Slot.DRAIN, "9999999999999-1")).whole
+
+
+async def test_pauses_come_along(ground) -> None:
+    await ground.submit(lane="a")
+    await ground.owner()
+    operators = ground.store.operators
+    await operators.pause(Kind.LANE, "a", "me")
+    await operators.pause(Kind.TARGET, "gpu1", "me", seconds=60, unload=True)
+    seen = await ground.queue.changes(Slot.DRAIN)
+    assert seen.pauses["lane:a"] == math.inf
+    assert 50 < seen.pauses["target:gpu1"] - seen.now <= 60
+    assert seen.unloading == {"target:gpu1"}
+
+
+async def test_other_slots_are_no_part_of_it(ground) -> None:
+    await ground.submit(lane="a", slot=Slot.EMBED)
+    assert (await ground.queue.changes(Slot.DRAIN)).lanes == ()
+
+
+async def test_jobs_pinned_to_another_target_block_nobody_however_many(ground) -> None:
+    store = ground.store
+    store.queue._limits = replace(store.queue._limits, max_queue=1000)
+    for _ in range(150):
+        await ground.submit(lane="a", target_only="dead")
+    wanted = await ground.submit(lane="a")
+    own = await ground.owner()
+    assert [facts.head_target_only for facts in (await ground.queue.survey(Slot.DRAIN)).lanes] == [None]
+    claimed = await ground.queue.claim(own, "a", Slot.DRAIN, State.WORKING)
+    assert claimed is not None
+    assert claimed.job.id == wanted
+    assert [facts.head_target_only for facts in (await ground.queue.survey(Slot.DRAIN)).lanes] == ["dead"]
+    assert await ground.queue.claim(own, "a", Slot.DRAIN, State.WORKING) is None
+
+
+async def test_what_was_learned_is_kept_until_it_is_forgotten(ground) -> None:
+    own = await ground.owner()
+    status = (await ground.queue.targets())[0]
+    await ground.queue.publish(own, status, {"a": "[1]", "b": "[2]"})
+    await ground.queue.publish(own, status, {"a": "[3]"}, ["b"])
+    await ground.queue.publish(own, status)
+    assert await ground.queue.learned("gpu1") == {"a": "[3]"}

@@ -180,7 +180,7 @@ def _document(text: str, status: int, policy: str) -> web.Response:
         headers={
             "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
+            "Referrer-Policy": "same-origin",  # no-referrer would make the form's Origin `null`
             hdrs.CACHE_CONTROL: "no-store",
         },
     )

@@ -176,3 +176,26 @@ READ = """JSON.stringify({
   lanes: [...document.querySelectorAll('section:last-of-type tbody tr')]
     .map(row => ['depth', 'running'].map(name => +row.querySelector(`[data-n=${name}]`).innerText)).sort((a, b) => a[0] - b[0] || a[1] - b[1]),
 })"""
+
+
+async def test_somebody_signs_in_once_acts_and_leaves(open_gateway, worker, eyes, store):
+    eyes.expected = "status of 401"
+    gateway = await open_gateway(token="operator-1", read_token="look-1")
+    page = await eyes.open(gateway.url + "/ui/jobs")
+    await page.fill("#token", "wrong")
+    await page.press("#token", "Enter")
+    await page.get_by_text("not known here").wait_for()
+    await page.fill("#token", "operator-1")
+    await page.press("#token", "Enter")
+    await page.locator("#feed", has_text="live").wait_for()
+    assert "operator-1" not in await page.evaluate("document.cookie")
+    await page.get_by_role("button", name="Pause").click()
+    await page.click("#ask button[value=yes]")
+    await page.get_by_role("button", name="Resume").wait_for()
+    await page.get_by_role("button", name="sign out").click()
+    await page.wait_for_selector("#token")
+    await page.fill("#token", "look-1")
+    await page.press("#token", "Enter")
+    await page.get_by_text("looking only").wait_for()
+    await page.locator("article", has_text="gpu1").wait_for()
+    assert await page.locator("[data-do]").count() == 0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LIMIT: Final = 10
 """llama-swap's `concurrencyLimit`: calls of one model in flight or waiting; the next is answered 429."""
 REPLICATE: Final = 3.0
-"""Loads and runs that a lane's homes may take before another target loads it."""
+"""Loads that a lane's homes may take for its jobs before another target loads it."""
 AGEING: Final = 60.0
 """Seconds of waiting that are worth one class."""
 
@@ -114,20 +114,28 @@ class UntilEmpty(InOrder):
         return min(lanes, key=lambda lane: self.rank(lane.head()), default=None)
 
     def _may_load(self, server: Server, lane: LaneQueue) -> bool:
-        """Several targets share lanes as foreman's do (rule 8), so that only the drain itself is compared."""
-        name, run = lane.spec.lane, self.world.known[lane.spec.lane]
+        """Several targets: a lane comes to another one when its homes need three loads for its jobs; first to a slow one."""
+        name = lane.spec.lane
         if name in server.residents:
             return False
-        rests = []
-        for other in self.world.servers:
-            if other.loading is not None and other.loading.lane == name:
-                rests.append((other, other.loading.load_began + other.loading.load_seconds - self.world.now))
-            elif name in other.residents:
-                left = sum(job.left for job in other.residents[name].running)
-                rests.append((other, left / other.spec.speed))
-        limit = REPLICATE * (server.load_seconds(lane.spec) + run / server.spec.speed)
-        share = len(lane.waiting) / max(1, len(rests))
-        return all(rest + share * run / other.spec.speed > limit for other, rest in rests)
+        homes = [other for other in self.world.servers if name in self._held(other)]
+        if homes and len(lane.waiting) * self.world.known[name] <= REPLICATE * lane.spec.load_seconds * len(homes):
+            return False
+        servers = self.world.servers
+        place = servers.index(server)
+        return not any(
+            self._idle(other) and (other.spec.speed, -index) < (server.spec.speed, -place)
+            for index, other in enumerate(servers)
+            if other is not server
+        )
+
+    @staticmethod
+    def _held(server: Server) -> set[str]:
+        return {*server.residents, *([server.loading.lane] if server.loading is not None else [])}
+
+    def _idle(self, server: Server) -> bool:
+        held = server.residents.values()
+        return server.loading is None and not any(r.running or self.world.lanes[r.lane].waiting for r in held)
 
     def _swap_empty(self, server: Server, lane: LaneQueue) -> Swap | None:
         swap = self.swap(server, lane.spec.lane)

@@ -134,6 +134,23 @@ async def test_a_lost_connection_is_resumed_from_its_offset(at: int):
     assert len(set(gateway.keys) - {None}) == 1
 
 
+async def test_offsets_add_up_over_several_losses_and_heartbeats():
+    beat = b": working elapsed=1s\n"
+    replies = (
+        Reply((beat, EVENTS[0], beat, CUT)),
+        Reply((beat, CUT)),
+        Reply((EVENTS[1], beat, EVENTS[2], CUT)),
+        Reply((b"".join(EVENTS[3:]),)),
+    )
+    async with served(*replies) as gateway:
+        text, _, turn = await ask(gateway.url)
+    assert text == TEXT
+    assert turn.resumed == 3
+    sizes = [len(event) for event in EVENTS]
+    offsets = [int(path.rpartition("=")[2]) for _, path in gateway.asked[1:]]
+    assert offsets == [sizes[0], sizes[0], sum(sizes[:3])]
+
+
 async def test_another_gateway_takes_over():
     async with served(Reply((EVENTS[0], CUT))) as dead, served(Reply((BODY[len(EVENTS[0]) :],))) as living:
         text, _, _ = await ask(dead.url, living.url)

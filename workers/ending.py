@@ -26,6 +26,8 @@ _EVENTS: Final[dict[str, tuple[str, Callable[[bytes], bool], Callable[[bytes], s
     "/v1/messages": ("message_stop", anthropic.ends, anthropic.error_in),
 }
 """Path → its end mark for a person, whether an event is it, and the words of an error event."""
+_OBJECTS: Final = _NATIVE | set(_EVENTS)
+"""Paths that answer a call without streaming with one JSON object."""
 _WORDS: Final = 500
 """Characters of a target's error message that are kept."""
 _LOST: Final = "the target met an error in mid-answer and lost its words (Ollama does so on /v1); its log has them"
@@ -65,6 +67,8 @@ def ending(endpoint: str, framing: Framing, previous: bytes, last: bytes) -> End
         return _lines(endpoint, last if last.strip() else previous)
     if framing is Framing.SSE and endpoint in _EVENTS:
         return _events(endpoint, previous, last)
+    if endpoint in _OBJECTS and last.lstrip().startswith(b"{") and not last.rstrip().endswith(b"}"):
+        return _cut("the closing brace of its JSON object")
     return Ending()
 
 

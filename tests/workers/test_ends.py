@@ -84,6 +84,9 @@ CHUNK = b'data: {"model":"m","choices":[{"delta":{"content":"x"}}]}\n\n'
         ("/v1/responses", Framing.SSE, b"", b'data: {"type":"response.completed","response":{}}\n\n', None, False),
         ("/v1/unheard-of", Framing.SSE, b"", CHUNK, None, False),
         ("/api/chat", Framing.RAW, b"", b"{}", None, False),
+        ("/api/chat", Framing.RAW, b"", b'{"message":{"conte', Code.UPSTREAM_TRUNCATED, False),
+        ("/v1/chat/completions", Framing.RAW, b"", b' {"choices":[]', Code.UPSTREAM_TRUNCATED, False),
+        ("/v1/chat/completions", Framing.RAW, b"", b"", None, False),
     ],
 )
 def test_an_answer_is_whole_only_with_its_own_end_mark(endpoint, framing, previous, last, code, told):

@@ -84,13 +84,13 @@ class Callers:
             await self._try(one, body)
             one.ended = time.time()
             if one.outcome == "refused":
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
                 continue
             self.ledger.tries.append(one)
             if one.outcome == "whole":
                 self.ledger.calls["answered at once" if attempt == 0 else "answered on a later try"] += 1
                 return
-            await asyncio.sleep(0.1 if one.status == 200 or one.status is None else 0.5)
+            await asyncio.sleep(min(3.0, 0.2 * 2 ** min(attempt, 6)) * self.chance.uniform(0.5, 1.0))
         self.ledger.calls["given up"] += 1
         self.ledger.trouble.append(f"call {number} got no answer in 200 tries")
 

@@ -295,7 +295,9 @@ class Judge:
             if killed is None or ended < killed:
                 continue
             took = ended - killed
-            if self._disturbed(killed, killed + min(took, RECOVERY), last["worker"]):
+            if self.ledger.between(killed, min(ended, killed + RECOVERY), *OUTAGES) or (
+                took > RECOVERY and self._heir_died(killed, ended, last["worker"])
+            ):
                 storm.append(took)
                 continue
             calm.append(took)
@@ -323,7 +325,7 @@ class Judge:
                     promise.breaches.append(f"{job.id}: the hand-back used an attempt")
                 after = int(event["time"]) / 1000 - told - WORKER_GRACE
                 took.append(max(0.0, after))
-                if after > HANDED_BACK and not self._disturbed(told, told + after, event["worker"]):
+                if after > HANDED_BACK and not self.ledger.between(told, told + after, *OUTAGES):
                     if (late := self._late(told, told + after)) > HANDED_BACK / 10:
                         promise.unjudged = f"not judged: the machine was late by {late:.2f} s"
                     else:
@@ -357,10 +359,8 @@ class Judge:
             return any(began <= one.ended and ended >= one.began for began, ended in spans)
         return code == "in the stream"
 
-    def _disturbed(self, began: float, ended: float, worker: str) -> bool:
-        """Whether something else was done in that span that may cost time."""
-        if self.ledger.between(began, ended, *OUTAGES):
-            return True
+    def _heir_died(self, began: float, ended: float, worker: str) -> bool:
+        """Whether another worker was killed in that span too, or had just been: the one that would have taken over."""
         return any(other != worker and began - 2.0 <= at <= ended for other, at in self.ledger.kills.items())
 
     def _late(self, began: float, ended: float) -> float:
@@ -442,6 +442,8 @@ async def _all_over(pool: Topology, key: str) -> bool:
     arq looks at them again, and drops them, once its own right to them is over (job_timeout and 10 s).
     """
     for name in await pool.look.zrange(key, 0, -1):
+        if not name.startswith(key):  # a cron job's next time
+            continue
         delivery = name.removeprefix(f"{key}:").rpartition(":")[0]
         if not await pool.look.hexists(f"{pool.key}delivery:{delivery}", "ending"):
             return False

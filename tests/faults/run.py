@@ -15,6 +15,7 @@ import json
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,7 @@ class Run:
 
     async def run(self) -> list[Promise]:
         """All phases; the promises."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, where)
         sleeper = await asyncio.create_subprocess_exec(
             sys.executable, str(Path(__file__).with_name("sleeper.py")), stdout=(self.folder / "naps").open("wb")
         )
@@ -251,6 +253,7 @@ class Run:
         await asyncio.gather(*(self.hands.leave(name) for name in self.pool.seats))
         promise.breaches += await judge.left_behind(self.pool)
         before = await self.pool.look.dbsize()
+        shutil.copytree(self.folder / "store", self.folder / "store-at-the-end")
         await self.pool.look.eval(TIME_PASSES, 0)
         promise.seen = (
             f"{before} keys, {await self.pool.look.dbsize()} once their time is over (permanent: {len(PERMANENT)})"
@@ -271,6 +274,13 @@ class Run:
     def _naps(self) -> list[tuple[float, float]]:
         lines = (self.folder / "naps").read_text().splitlines()
         return [(nap["at"], nap["late"]) for nap in map(json.loads, (line for line in lines if line.startswith("{")))]
+
+
+def where() -> None:
+    """SIGUSR1: what every task waits for, for a run that seems to hang."""
+    for task in asyncio.all_tasks():
+        task.print_stack(limit=4, file=sys.stdout)
+    sys.stdout.flush()
 
 
 async def within(seconds: float, phase: Coroutine[Any, Any, None]) -> None:

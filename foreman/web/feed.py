@@ -13,7 +13,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from foreman.core.errors import Code, Failure
 from foreman.web.middleware import CORS_HEADERS
@@ -47,6 +47,54 @@ _HEADERS: Final = (
 )
 
 
+class Listener:
+    """One open feed: what it has seen, and whether it takes more."""
+
+    def __init__(self, request: web.Request, seen: int) -> None:
+        self.seen = seen
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the feed is over."""
+        self._request = request
+        self._chunked = request.version >= HttpVersion11
+        self._said_at = self._took_at = asyncio.get_running_loop().time()
+
+    def wants(self, number: int, now: float) -> bool:
+        """Whether there is something to say, and it takes it. One that takes nothing for STALLED is let go."""
+        if self._request.protocol.writing_paused:
+            transport = self._request.transport
+            if now - self._took_at > STALLED and transport is not None:
+                transport.abort()
+            return False
+        self._took_at = now
+        return number > self.seen or now - self._said_at >= QUIET
+
+    def say(self, frame: Frame, number: int, now: float) -> None:
+        """Hand bytes to the connection; never waits. Past aiohttp: the same bytes serve every page."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(frame.chunk if self._chunked else frame.data)
+        self.seen, self._said_at = number, now
+
+    def leave(self) -> None:
+        """End it."""
+        if not self.left.done():
+            self.left.set_result(None)
+
+
+class Frame:
+    """Some events, as they are and as an HTTP chunk."""
+
+    __slots__ = ("chunk", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.chunk = b"%x\r\n%b\r\n" % (len(data), data)
+
+
+_LEAVING: Final = Frame(b"event: leaving\nretry: 1000\ndata: {}\n\n")
+
+
 class Feed:
     """The feed of one gateway."""
 
@@ -57,75 +105,80 @@ class Feed:
         self._number = 0
         self._news: dict[str, tuple[int, Any, bytes]] = {}
         """Section → the number of its last change, what is compared, its JSON."""
-        self._frames: dict[int, bytes] = {}
+        self._frames: dict[int, Frame] = {}
         """Number that a listener has seen → what it gets now."""
         self._look: asyncio.Future[None] | None = None
-        """Done at the next look; None while nobody looks."""
-        self._fresh = False
-        """What is kept is of the last look but one at most."""
-        self._listeners: set[asyncio.Task[Any]] = set()
+        """Done at the first look; None while nobody looks."""
+        self._listeners: set[Listener] = set()
+        self._handlers: set[asyncio.Task[Any]] = set()
         self._closing = False
 
     @property
     def listeners(self) -> int:
         """How many feeds are open."""
-        return len(self._listeners)
+        return len(self._handlers)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """One feed, until either side leaves."""
         if self._closing:
             raise Failure(Code.SHUTTING_DOWN, "this gateway is leaving", retry_after=1)
-        if len(self._listeners) >= MOST:
+        if len(self._handlers) >= MOST:
             raise Failure(Code.QUEUE_FULL, f"{MOST} feeds are open here: close some pages", retry_after=5)
         response = web.StreamResponse(headers=[*_HEADERS, *request[CORS_HEADERS]])
         task = asyncio.current_task()
         assert task is not None
-        self._listeners.add(task)
+        self._handlers.add(task)
         try:
+            await self._first_look()
+            if not self._news:
+                raise Failure(Code.STORE_UNAVAILABLE, "there is no snapshot yet: see the gateway's log", retry_after=1)
             await response.prepare(request)
-            await self._tell(response, request.headers.get("Last-Event-ID", ""))
-        except (ConnectionError, TimeoutError):
+            await self._tell(request, response)
+        except ConnectionError:
             response.force_close()
         except asyncio.CancelledError:
             if not self._closing:
                 raise
         finally:
-            self._listeners.discard(task)
+            self._handlers.discard(task)
         return response
 
     async def close(self) -> None:
         """Tell every listener that this gateway leaves, and let nobody hold that up."""
         self._closing = True
-        self._wake()
-        listeners = set(self._listeners)
-        if listeners:
-            _, stuck = await asyncio.wait(listeners, timeout=_FAREWELL)
-            for listener in stuck:
-                listener.cancel()
+        now = asyncio.get_running_loop().time()
+        for listener in list(self._listeners):
+            listener.say(_LEAVING, self._number, now)
+            listener.leave()
+        if self._look is not None and not self._look.done():
+            self._look.set_result(None)
+        handlers = set(self._handlers)
+        if handlers:
+            _, stuck = await asyncio.wait(handlers, timeout=_FAREWELL)
+            for handler in stuck:
+                handler.cancel()
 
     # -- one listener
 
-    async def _tell(self, response: web.StreamResponse, last_id: str) -> None:
-        seen = self._seen_by(last_id)
-        looked = not self._closing if self._fresh else await self._next_look()
-        if seen is None or seen > self._number:
-            seen = -1
-        loop = asyncio.get_running_loop()
-        said_at = loop.time()
-        while looked:
-            if self._number > seen or loop.time() - said_at >= QUIET:
-                frame, seen = self._frame(seen), self._number
-                async with asyncio.timeout(STALLED):
-                    await response.write(frame)
-                said_at = loop.time()
-            looked = await self._next_look()
-        await response.write(b"event: leaving\nretry: 1000\ndata: {}\n\n")
+    async def _tell(self, request: web.Request, response: web.StreamResponse) -> None:
+        seen = self._seen_by(request.headers.get("Last-Event-ID", ""))
+        listener = Listener(request, self._number)
+        await response.write(self._frame(seen).data)  # with it aiohttp sends the head
+        if self._closing:
+            return
+        self._listeners.add(listener)
+        try:
+            await listener.left
+        finally:
+            self._listeners.discard(listener)
 
-    def _seen_by(self, last_id: str) -> int | None:
-        boot, _, number = last_id.partition("-")
-        return int(number) if boot == self._boot and number.isascii() and number.isdecimal() else None
+    def _seen_by(self, last_id: str) -> int:
+        """The number of an event that is still known; -1: begin anew."""
+        boot, _, text = last_id.partition("-")
+        number = int(text) if boot == self._boot and text.isascii() and text.isdecimal() and len(text) < 16 else -1
+        return number if number <= self._number else -1
 
-    def _frame(self, seen: int) -> bytes:
+    def _frame(self, seen: int) -> Frame:
         """What has changed since `seen`; -1: everything."""
         frame = self._frames.get(seen)
         if frame is None:
@@ -136,47 +189,39 @@ class Feed:
             ]
             kind = b"snapshot" if seen < 0 else b"change"
             head = b"id: %s-%d\nevent: %s\ndata: {" % (self._boot.encode(), self._number, kind)
-            frame = self._frames[seen] = head + b",".join(sections) + b"}\n\n"
+            frame = self._frames[seen] = Frame(head + b",".join(sections) + b"}\n\n")
         return frame
 
     # -- the one look for all
 
-    async def _next_look(self) -> bool:
-        """Wait for the next look; False when this gateway leaves."""
-        if self._closing:
-            return False
+    async def _first_look(self) -> None:
+        """Until what is kept is of now."""
         if self._look is None:
             self._look = asyncio.get_running_loop().create_future()
-            self._tasks.spawn(self._looking(), "feed")
+            self._tasks.spawn(self._looking(self._look), "feed")
         await asyncio.shield(self._look)
-        return not self._closing
 
-    async def _looking(self) -> None:
+    async def _looking(self, first: asyncio.Future[None]) -> None:
         """Look while anybody listens."""
         loop = asyncio.get_running_loop()
         try:
-            while self._listeners and not self._closing:
+            while self._handlers and not self._closing:
                 began = loop.time()
                 try:
                     self._take(await self._snapshots.state())
-                    self._fresh = True
                 except Exception:  # a fault of ours costs one look
                     log.exception("feed.look_failed")
-                self._wake()
+                if not first.done():
+                    first.set_result(None)
+                for listener in list(self._listeners):
+                    if listener.wants(self._number, began):
+                        listener.say(self._frame(listener.seen), self._number, began)
                 took = loop.time() - began
                 await asyncio.sleep(max(EVERY - took, took * SHARE))
         finally:
-            self._fresh = False
-            self._wake()
             self._look = None
-
-    def _wake(self) -> None:
-        look = self._look
-        if look is None:
-            return
-        self._look = asyncio.get_running_loop().create_future()
-        if not look.done():
-            look.set_result(None)
+            if not first.done():
+                first.set_result(None)
 
     def _take(self, state: dict[str, Any]) -> None:
         """Note what has changed."""

@@ -176,6 +176,19 @@ async def test_a_page_that_takes_nothing_skips_what_is_stale_and_holds_up_no_sto
     assert gateway.feed.listeners == 0
 
 
+async def test_one_that_takes_nothing_for_long_is_let_go(open_gateway, worker, dial, monkeypatch) -> None:
+    monkeypatch.setattr(feed, "STALLED", 0.05)
+    gateway = await open_gateway()
+    caller = await dial(gateway)
+    listener = Listener(caller)
+    await listener.open()
+    await listener.event()
+    (inside,) = gateway.feed._listeners
+    monkeypatch.setattr(type(inside._request.protocol), "writing_paused", True)
+    assert await caller.ended()
+    await wait_until(lambda: gateway.feed.listeners == 0)
+
+
 async def test_too_many_feeds_are_refused(gateway, worker, listen, dial, monkeypatch) -> None:
     monkeypatch.setattr(feed, "MOST", 1)
     await listen()

@@ -87,6 +87,10 @@ class Learned:
             lane.busy_since = now
         lane.running += 1
 
+    def loaded(self, name: str, now: float) -> None:
+        """Its load has ended: only from here on is it busy."""
+        self._lane(name).busy_since = now
+
     def ended(self, name: str, now: float, seconds: float | None, *, more: bool) -> None:
         """A run has let go of the target.
 

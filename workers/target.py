@@ -293,6 +293,7 @@ class Target:
         if load.done.result() is Outcome.LOADED:
             self.history.loaded(load, self.residency, self.clock.now(), cut=cut)
             self.lanes.loads_learned(self.clock.now())
+            self.learned.loaded(load.lane, self.clock.now())
         self.residents_changed()
         self.wake(Slot.DRAIN)
         self.look_wanted.set()

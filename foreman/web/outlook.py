@@ -221,7 +221,6 @@ class Outlooks:
     def _sentence(self, job: Job, seen: Forecast, able: list[TargetStatus]) -> str:
         """Who is ahead, and why, in the words of a person."""
         target = next((one for one in able if one.name == seen.target), able[0])
-        held = {str(entry.get("lane")) for entry in target.resident}
         others = [one for one in seen.ahead if one.why not in {Why.LANE, Why.LOADING}]
         own = sum(one.jobs for one in seen.ahead if one.why == Why.LANE)
         if target.stuck is not None:
@@ -232,7 +231,7 @@ class Outlooks:
                 f": {_jobs(own)} of its lane ahead" if own else ""
             )
         if not others:
-            if job.lane in held or not seen.loads:
+            if not seen.loads:
                 return f"a free slot on {target.name!r}, which has {job.model} loaded and {_jobs(own)} of it ahead"
             return f"target {target.name!r} to load {job.model}: {_jobs(own)} ahead"
         first = others[0]
@@ -243,19 +242,14 @@ class Outlooks:
         )
 
     def _doing(self, first: Ahead) -> str:
-        facts = self._prospects.facts(first.lane)
-        name = first.lane if facts is None else facts.model
-        for status in self._inventory.targets:
-            for entry in status.resident:
-                if entry.get("lane") == first.lane:
-                    name = str(entry.get("model") or name)
+        name = self._prospects.model(first.lane)
         match first.why:
             case Why.RESIDENT:
                 return f"it drains {name} ({_jobs(first.jobs)} of it before the swap)"
             case Why.LINGER:
                 return f"it keeps {name} for the next call of its caller, which is expected soon"
             case Why.CLASS:
-                return f"{name} comes first, whose jobs are of a higher class ({_jobs(first.jobs)})"
+                return f"{name} comes first, by class and then by due ({_jobs(first.jobs)})"
             case _:
                 return f"{name} comes first, whose turn is earlier ({_jobs(first.jobs)})"
 

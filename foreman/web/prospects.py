@@ -98,6 +98,15 @@ class Prospects:
         """Whether an operator paused the lane."""
         return self._paused.get(f"lane:{lane}", 0.0) > self.now()
 
+    def model(self, lane: str) -> str:
+        """What people call a lane of the forecasts."""
+        head, _, options = lane.partition("?")
+        for desk in self._desks:
+            for name, digest in desk.digests.items():
+                if digest.removeprefix("sha256:")[:16] == head:
+                    return f"{name} ({options})" if options else name
+        return lane
+
     def facts(self, lane: str) -> LaneFacts | None:
         """What is known of a lane with queued jobs."""
         return self._facts.get(lane)
@@ -193,7 +202,7 @@ class Prospects:
             running[lane] = running.get(lane, 0) + 1
         residents = []
         for held in status.resident:
-            if held.get("pinned"):
+            if held.get("pinned") or held.get("lane") == status.leaving:
                 continue
             lane, model = str(held.get("lane")), str(held.get("model") or "")
             run, _, rate, gap, *_ = _pace(status, lane)

@@ -104,7 +104,8 @@ class Prospects:
         for desk in self._desks:
             for name, digest in desk.digests.items():
                 if digest.removeprefix("sha256:")[:16] == head:
-                    return f"{name} ({options})" if options else name
+                    short = name.removesuffix(":latest")
+                    return f"{short} ({options})" if options else short
         return lane
 
     def facts(self, lane: str) -> LaneFacts | None:

@@ -106,6 +106,7 @@ class Foreman:
             on_state or _nobody,
             on_restart,
             self._patience,
+            progress,
         )
         turn = Turn(self._gateways, ask)
         self._turns = [*(kept for kept in self._turns if not kept.over), turn]

@@ -155,6 +155,16 @@ class Jobs:
 
         return await self._gateways.again(fetch, self._again)
 
+    async def trace(self, hours: float) -> bytes:
+        """The jobs that ended in the last hours as a trace for `foreman simulate`: JSON lines (docs/scheduling.md)."""
+
+        async def fetch() -> bytes:
+            path = "/ops/trace"
+            async with self._gateways.ask("GET", path, timeout=_TIMEOUT, params={"hours": f"{hours:g}"}) as reply:
+                return await reply.read()
+
+        return await self._gateways.again(fetch, self._again)
+
     async def result(self, job: dict[str, Any]) -> Any:
         """The completion of a job that is done: from the object, or fetched where it was too long for it; None without."""
         if job["result"] is not None or not job["artifacts"]:

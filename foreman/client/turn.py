@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _CANCEL_WITHIN: Final = 3.0
 """Seconds that leaving may take: the job's id may have to be learnt first."""
+SILENCE: Final = 20.0
+"""Seconds beyond ten heartbeats after which a silent connection is a lost one, whatever TCP says."""
 _NOT_HERE: Final = frozenset({404, 409, 410, 416})
 """Statuses of `GET /jobs/{id}/stream` where nothing is left to resume."""
 
@@ -48,6 +50,8 @@ class Ask:
     on_restart: Callable[[], None] | None
     patience: float
     """Seconds without a sign of life after which a lost answer is given up."""
+    progress: float
+    """Seconds between two heartbeats, as asked for."""
 
 
 class LostError(ForemanError):
@@ -116,6 +120,7 @@ class Turn:
                             self._given = True
                             yield delta
                 except ForemanError as error:
+                    await self._name(error)
                     gone = resume and error.status in _NOT_HERE
                     pause = 0.0 if gone else self._bears(error, patience)
                     if pause is None:
@@ -132,6 +137,15 @@ class Turn:
         except BaseException:
             await self._leave()
             raise
+
+    async def _name(self, error: ForemanError) -> None:
+        """Look up what an error in the stream was: not every dialect has room for foreman's code."""
+        if not isinstance(error, LostError) or error.code is not None or self.job_id is None:
+            return
+        with contextlib.suppress(ForemanError, TimeoutError, ValueError):
+            async with asyncio.timeout(_CANCEL_WITHIN), self._gateways.ask("GET", self._job_path()) as reply:
+                said = json.loads(await reply.read())["error"] or {}
+                error.code, error.retryable = said.get("code"), said.get("retryable") is True
 
     def _bears(self, error: ForemanError, patience: Patience) -> float | None:
         """Seconds before the next try; None where it is the caller's to know of."""
@@ -159,7 +173,7 @@ class Turn:
                 return
             reader = Reader(events=reply.content_type == "text/event-stream")
             ended = False
-            async for data in reply.content.iter_any():
+            async for data in self._bytes(reply):
                 for item in self._read(reader, data):
                     if isinstance(item, Chunk) and item.offset > skip:
                         delta = self._add(item.value)
@@ -175,6 +189,21 @@ class Turn:
                     "the answer ended before its end mark: the gateway or the target behind it went away",
                     job_id=self.job_id,
                 )
+
+    async def _bytes(self, reply: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+        """The bytes as they come. A gateway that misses heartbeats is gone, though its machine may not have said so."""
+        limit = 10 * self._ask.progress + SILENCE if "X-Foreman-Job-Id" in reply.headers else None
+        while True:
+            try:
+                async with asyncio.timeout(limit):
+                    data = await reply.content.readany()
+            except TimeoutError:
+                raise UnreachableError(
+                    "the gateway fell silent in the middle of an answer", job_id=self.job_id
+                ) from None
+            if not data:
+                return
+            yield data
 
     def _read(self, reader: Reader, data: bytes) -> list[Chunk | object]:
         """The chunks in these bytes; states are told."""
@@ -223,8 +252,11 @@ class Turn:
         return self._gateways.ask("POST", ask.path, ask.body, headers=headers)
 
     def _resume(self) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        path = f"/jobs/{quote(self.job_id or '', safe='')}/stream"
-        return self._gateways.ask("GET", path, params={"offset": str(self._offset)}, headers=self._ask.headers)
+        params = {"offset": str(self._offset)}
+        return self._gateways.ask("GET", f"{self._job_path()}/stream", params=params, headers=self._ask.headers)
+
+    def _job_path(self) -> str:
+        return f"/jobs/{quote(self.job_id or '', safe='')}"
 
     async def _leave(self) -> None:
         """Cancel the job where closing the connection doesn't."""
@@ -239,7 +271,7 @@ class Turn:
                     async with self._post() as reply:
                         self.job_id = reply.headers.get("X-Foreman-Job-Id")
                 if self.job_id is not None:
-                    async with self._gateways.ask("DELETE", f"/jobs/{quote(self.job_id, safe='')}"):
+                    async with self._gateways.ask("DELETE", self._job_path()):
                         pass
 
     def _tell(self, name: str, **more: Any) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from foreman.client import Delta, Foreman, ForemanError, State, UnreachableError, gateways
+from foreman.client import Delta, Foreman, ForemanError, State, UnreachableError, gateways, turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -108,11 +108,11 @@ TEXT = "".join(WORDS)
 
 async def test_a_chat_is_its_deltas_and_what_they_add_up_to():
     async with served(Reply()) as gateway:
-        text, deltas, turn = await ask(gateway.url)
-    assert text == TEXT == turn.answer.text
+        text, deltas, asked = await ask(gateway.url)
+    assert text == TEXT == asked.answer.text
     assert len(deltas) == 5
-    assert (turn.answer.finish, turn.answer.tokens, turn.job_id) == ("stop", 4, "01J")
-    assert turn.answer.ttft > 0
+    assert (asked.answer.finish, asked.answer.tokens, asked.job_id) == ("stop", 4, "01J")
+    assert asked.answer.ttft > 0
     assert gateway.asked == [("POST", "/api/chat")]
     assert gateway.keys[0]
 
@@ -143,12 +143,21 @@ async def test_offsets_add_up_over_several_losses_and_heartbeats():
         Reply((b"".join(EVENTS[3:]),)),
     )
     async with served(*replies) as gateway:
-        text, _, turn = await ask(gateway.url)
+        text, _, asked = await ask(gateway.url)
     assert text == TEXT
-    assert turn.resumed == 3
+    assert asked.resumed == 3
     sizes = [len(event) for event in EVENTS]
     offsets = [int(path.rpartition("=")[2]) for _, path in gateway.asked[1:]]
     assert offsets == [sizes[0], sizes[0], sum(sizes[:3])]
+
+
+async def test_a_gateway_that_falls_silent_is_lost(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(turn, "SILENCE", 0.0)
+    rest = Reply((BODY[len(EVENTS[0]) :],))
+    async with served(Reply((EVENTS[0], HOLD))) as frozen, served(rest) as living:
+        text, _, _ = await ask(frozen.url, living.url, progress=0.01)
+    assert text == TEXT
+    assert living.asked == [("GET", f"/jobs/01J/stream?offset={len(EVENTS[0])}")]
 
 
 async def test_another_gateway_takes_over():
@@ -173,10 +182,10 @@ LOST = b'data: {"error":{"message":"the worker was lost","code":"interrupted"}}\
 async def test_a_lost_run_begins_anew_where_the_caller_knows_of_it():
     restarts = []
     async with served(Reply((*EVENTS[:2], LOST)), Reply(job="01K")) as gateway:
-        text, _, turn = await ask(gateway.url, on_restart=lambda: restarts.append(1))
+        text, _, asked = await ask(gateway.url, on_restart=lambda: restarts.append(1))
     assert restarts == [1]
     assert text == WORDS[0] + WORDS[1] + TEXT, "what was given before the restart, and all of the second run"
-    assert (turn.answer.text, turn.job_id) == (TEXT, "01K")
+    assert (asked.answer.text, asked.job_id) == (TEXT, "01K")
     assert gateway.keys[0] == gateway.keys[1]
 
 
@@ -215,7 +224,26 @@ async def test_an_error_in_the_stream_is_an_error_in_its_own_words(words: str):
     async with served(Reply((EVENTS[0], f"data: {words}\n\n".encode()))) as gateway:
         with pytest.raises(ForemanError, match=r"^boom$"):
             await ask(gateway.url)
-    assert gateway.asked == [("POST", "/api/chat")], "the run is over: nothing is left to cancel or to resume"
+    looked_up = ("GET", "/jobs/01J")
+    rest = [asked for asked in gateway.asked if asked != looked_up]
+    assert rest == [("POST", "/api/chat")], "the run is over: nothing is left to cancel or to resume"
+
+
+@pytest.mark.parametrize(("code", "retryable"), [("interrupted", True), ("upstream_error", False)])
+async def test_an_error_without_a_code_is_looked_up(code: str, *, retryable: bool):
+    """Anthropic's error event has no room for foreman's code; the job knows it."""
+    broken = b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"boom"}}\n\n'
+    job = json.dumps({"error": {"code": code, "message": "boom", "retryable": retryable}}).encode()
+    stop = b'data: {"type":"message_stop"}\n\n'
+    async with served(Reply((broken,)), Reply((job,), job=None), Reply((stop,), job="01K")) as gateway:
+        if retryable:
+            await ask(gateway.url, path="/v1/messages")
+        else:
+            with pytest.raises(ForemanError, match=r"^boom$") as said:
+                await ask(gateway.url, path="/v1/messages")
+            assert said.value.code == code
+    assert gateway.asked[:2] == [("POST", "/v1/messages"), ("GET", "/jobs/01J")]
+    assert len(gateway.asked) == (3 if retryable else 2)
 
 
 @pytest.mark.parametrize("end", [(), (CUT,)])
@@ -284,12 +312,12 @@ async def test_waiting_and_thinking_are_told():
     waits = b": queued position=2 eta=3s\n: loading elapsed=1s\n: working elapsed=2s\n"
     states: list[State] = []
     async with served(Reply((waits[:20], waits[20:], thought, BODY))) as gateway:
-        _, _, turn = await ask(gateway.url, on_state=states.append)
+        _, _, asked = await ask(gateway.url, on_state=states.append)
     names = [name for name, _ in itertools.groupby(state.name for state in states)]
     assert names == ["sent", "queued", "loading", "working", "thinking", "answering", "done"]
     assert states[1] == State("queued", "01J", position=2, eta=3.0)
     assert states[4].tokens == 1
-    assert turn.answer.thinking == "hm"
+    assert asked.answer.thinking == "hm"
 
 
 DIALECTS = {

@@ -35,6 +35,7 @@ const RETRYABLE = new Set(['upstream_unreachable', 'upstream_truncated', 'interr
 const RESPONSE_ENDS = new Set(['response.completed', 'response.incomplete', 'response.failed'])
 const PAUSES = [0.1, 0.5, 1, 2]
 const LONGEST_PAUSE = 30
+const SILENCE = 20 // seconds beyond ten heartbeats after which a silent connection is a lost one, whatever TCP says
 const NEWLINE = 10
 
 /** What went wrong, in the gateway's words. `status` is null once the answer had begun, `code` is foreman's where known. */
@@ -96,6 +97,7 @@ class Turn {
         } catch (error) {
           if (this.abort.signal.aborted) throw this.error('the call was stopped', { code: 'cancelled' })
           const failure = error instanceof ForemanError ? error : this.error(String(error.message ?? error), { retryable: true })
+          await this.name(failure)
           if (this.given > before) { failures = 0; heard = performance.now() }
           failures += 1
           if (failure.notHere && resume) { // nothing is left to resume: the whole turn again, under the same key
@@ -142,7 +144,8 @@ class Turn {
     }
     const reader = new Reader(type.startsWith('text/event-stream') ? 'sse' : 'ndjson')
     let ended = false
-    for await (const piece of pieces(reply.body)) {
+    const silence = reply.headers.has('X-Foreman-Job-Id') ? 10 * this.progress + SILENCE : null
+    for await (const piece of pieces(reply.body, silence)) {
       for (const item of reader.feed(piece)) {
         if (item.state) { this.tell(item.state, item); continue }
         if (item.done) { ended = true; continue }
@@ -197,11 +200,22 @@ class Turn {
     return error
   }
 
+  /** Look up what an error in the stream was: not every dialect has room for foreman's code. */
+  async name (failure) {
+    if (!failure.inStream || failure.code !== null || this.jobId === null) return
+    try {
+      const reply = await fetch(`${this.urls[0]}/jobs/${encodeURIComponent(this.jobId)}`, { headers: this.own, signal: this.abort.signal })
+      const { error } = await reply.json()
+      failure.code = error?.code ?? null
+      failure.retryable = failure.final = error?.retryable === true
+    } catch { /* it stays without */ }
+  }
+
   /** An error that came in the stream: the run is over, another one needs the whole turn. */
   failed (said) {
     const code = said.code ?? said.error?.code ?? null
     const message = said.message ?? said.error?.message ?? said.error ?? 'no reason given'
-    return this.error(String(message), { code, final: RETRYABLE.has(code) || said.type === 'overloaded_error' })
+    return Object.assign(this.error(String(message), { code, final: RETRYABLE.has(code) || said.type === 'overloaded_error' }), { inStream: true })
   }
 
   async refusal (reply, resume) {
@@ -234,11 +248,22 @@ class Turn {
   }
 }
 
-async function * pieces (body) {
+/** What comes, as it comes; an error where nothing came for `silence` seconds. */
+async function * pieces (body, silence) {
   const reader = body.getReader() // Safari's streams are no async iterables
+  let timer
   try {
-    for (let read; !(read = await reader.read()).done;) yield read.value
+    for (;;) {
+      const late = silence === null ? [] : [new Promise((resolve, reject) => {
+        timer = setTimeout(() => reject(new Error('the gateway fell silent in the middle of an answer')), silence * 1000)
+      })]
+      const { done, value } = await Promise.race([reader.read(), ...late])
+      clearTimeout(timer)
+      if (done) return
+      yield value
+    }
   } finally {
+    clearTimeout(timer)
     reader.cancel().catch(() => {})
   }
 }

@@ -53,9 +53,9 @@ function dress(node, { props, kids }) {
   const before = node.given ?? worn(node);
   for (const name of new Set([...Object.keys(before), ...Object.keys(props)])) {
     const value = props[name];
-    if (name === "key" || before[name] === value) continue;
+    if (name[0] === "." && node[name.slice(1)] !== value) node[name.slice(1)] = value;
+    if (name === "key" || name[0] === "." || before[name] === value) continue;
     if (name.startsWith("on")) node[name] = value ?? null;
-    else if (name[0] === ".") node[name.slice(1)] = value;
     else if (value == null || value === false) node.removeAttribute(name);
     else node.setAttribute(name, value === true ? "" : value);
   }

@@ -150,8 +150,9 @@ class Calls:
             deadline_in=new.deadline_in,
             kept=new.finish,
         )
-        del ticket
-        return await self._answer(call, self._submit(call, [new]))
+        begin = self._submit(call, [new])
+        del ticket, new  # who waits for an hour holds no megabytes meanwhile
+        return await self._answer(call, begin)
 
     async def resume(self, request: web.Request, job: Job, begin: int) -> web.StreamResponse:
         """Answer with a kept job's answer from byte `begin` on, as it comes or as it came.
@@ -230,12 +231,12 @@ class Calls:
             head_after, heartbeat = min(SOON, settings.headers_after), min(max(pace, _OFTENEST), heartbeat)
         return Manner(ticket.dialect, ticket.stream, ticket.wrap, head_after, heartbeat)
 
-    async def _submit(self, call: Call, body: list[NewJob]) -> None:
+    async def _submit(self, call: Call, held: list[NewJob]) -> None:
         """Queue a call's job, or attach the call to the one that its key names already.
 
-        The job is taken out of `body`: who waits for an hour holds no megabytes meanwhile.
+        The job is taken out of `held`: nobody else has it.
         """
-        new = body.pop()
+        new = held.pop()
         for _ in range(_TRIES):
             submitted = await self._admission.submit(new)
             if not submitted.known:

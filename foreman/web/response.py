@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import re
+import socket
+import struct
 import sys
 import termios
 import time
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 HIGH_WATER: Final = 64 * 1024
 """Bytes handed to a transport in one write, and between two credits at most."""
 
+_RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER: on, for no time."""
 _FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -181,7 +185,10 @@ class Wire:
         self._flush()
 
     def abort(self) -> None:
-        """Cut the connection without a proper end, so that the caller cannot take it for one."""
+        """Cut the connection without a proper end, so that the caller cannot take it for one.
+
+        By a reset: a FIN is a proper end to an HTTP/1.0 caller, and the kernel would keep what nobody reads.
+        """
         self._pending.clear()
         self._finishing = True
         self.flushed = True
@@ -190,6 +197,10 @@ class Wire:
         self.close()
         transport = self._protocol.transport
         if transport is not None:
+            sock = transport.get_extra_info("socket")
+            if sock is not None and not transport.is_closing():
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             transport.abort()
 
     def close(self) -> None:

@@ -31,6 +31,9 @@ class Transport:
     def is_closing(self):
         return self.closing
 
+    def get_extra_info(self, name):
+        return None
+
     def abort(self):
         self.aborted = self.closing = True
 

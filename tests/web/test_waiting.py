@@ -32,7 +32,7 @@ async def state_of(store, job_id):
 
 async def queued(gateway, store):
     call = await only_call(gateway)
-    await wait_until(lambda: is_in(store, call.new.id, State.QUEUED))
+    await wait_until(lambda: is_in(store, call.job_id, State.QUEUED))
     return call
 
 
@@ -49,7 +49,7 @@ async def test_a_caller_that_leaves_while_queued_takes_its_job_along(gateway, wo
     caller.ask("POST", "/api/chat", body)
     call = await queued(gateway, store)
     await caller.close()
-    await wait_until(lambda: is_in(store, call.new.id, State.CANCELLED))
+    await wait_until(lambda: is_in(store, call.job_id, State.CANCELLED))
     assert gateway.waiting.calls == {}
     assert (await store.queue.survey(Slot.DRAIN)).lanes == ()
 
@@ -69,7 +69,7 @@ async def test_a_caller_that_leaves_while_its_job_is_being_submitted(gateway, wo
     await submitted.wait()
     call = await only_call(gateway)
     await caller.close()
-    await wait_until(lambda: is_in(store, call.new.id, State.CANCELLED))
+    await wait_until(lambda: is_in(store, call.job_id, State.CANCELLED))
 
 
 @pytest.mark.parametrize("body", [CHAT, {**CHAT, "stream": False}])
@@ -109,7 +109,7 @@ async def test_a_caller_that_half_closes_has_left(gateway, worker, dial, store):
     caller.ask("POST", "/api/chat", CHAT)
     call = await queued(gateway, store)
     caller.writer.write_eof()
-    await wait_until(lambda: is_in(store, call.new.id, State.CANCELLED))
+    await wait_until(lambda: is_in(store, call.job_id, State.CANCELLED))
 
 
 # ------------------------------------------------------------------ heartbeats over real sockets
@@ -203,7 +203,7 @@ async def test_a_call_that_waits_holds_no_big_body(gateway, worker, dial, store)
     caller.ask("POST", "/api/chat", {**CHAT, "stream": False, "images": [big]})
     await wait_until(lambda: any(call.submitted for call in gateway.waiting.calls.values()))
     (call,) = gateway.waiting.calls.values()
-    await wait_until(lambda: not call.new.request)
+    await wait_until(lambda: call.submitted)
     del big
     gc.collect()
     assert not [found for found in gc.get_objects() if isinstance(found, NewJob | Ticket) and held in found_body(found)]
@@ -288,7 +288,7 @@ async def test_a_job_that_somebody_cancels_ends_its_callers_wait(gateway, worker
     caller = await dial(gateway)
     caller.ask("POST", "/api/chat", CHAT)
     call = await queued(gateway, store)
-    await store.queue.cancel(call.new.id, Failure(Code.CANCELLED, "the operator cleared the lane"))
+    await store.queue.cancel(call.job_id, Failure(Code.CANCELLED, "the operator cleared the lane"))
     reply = await caller.reply()
     assert reply.status == 499
     assert reply.header("X-Foreman-Error") == "cancelled"
@@ -384,7 +384,7 @@ async def test_after_an_outage_a_call_whose_job_has_ended_meanwhile_is_told(gate
     caller.ask("POST", "/api/chat", CHAT)
     call = await queued(gateway, store)
     failure = Failure(Code.CANCELLED, "cleared while you were away")
-    await store.queue.transition(call.new.id, None, State.FAILED, reason="test", failure=failure, notify=False)
+    await store.queue.transition(call.job_id, None, State.FAILED, reason="test", failure=failure, notify=False)
     await gateway.waiting.resync()
     assert (await caller.reply()).header("X-Foreman-Error") == "cancelled"
 

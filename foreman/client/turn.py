@@ -20,6 +20,7 @@ from foreman.client.errors import ForemanError, UnreachableError, said_in_stream
 from foreman.client.gateways import Patience
 from foreman.client.pieces import ends
 from foreman.client.reader import DONE, Chunk, Reader, State
+from foreman.core.errors import Code
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -56,6 +57,14 @@ class Ask:
 
 class LostError(ForemanError):
     """The run is over without its answer; another one begins at the first byte."""
+
+
+class RestartError(ForemanError):
+    """The answer would begin anew, and nobody who could throw away what was shown of it was named."""
+
+    def __init__(self, job_id: str | None) -> None:
+        message = "the answer was lost and begins anew: send the request again"
+        super().__init__(message, code=Code.INTERRUPTED, retryable=True, job_id=job_id)
 
 
 class Turn:
@@ -152,7 +161,8 @@ class Turn:
         pause = patience.after(error, time.monotonic())
         self._connected = self._connected or not isinstance(error, UnreachableError) or error.connected
         nobody = not self._connected and patience.failures >= len(self._gateways)
-        return None if nobody or (self._given and self._ask.key is None) else pause
+        spliced = isinstance(error, RestartError) or (self._given and self._ask.key is None)
+        return None if nobody or spliced else pause
 
     @property
     def _resumable(self) -> bool:
@@ -166,8 +176,8 @@ class Turn:
             self._tell("sent")
         async with self._resume() if resume else self._post() as reply:
             self._connected = self._taken = True
-            start, skip = (self._offset, 0) if resume else (0, self._skip(reply.headers.get("X-Foreman-Job-Id")))
-            self.job_id = reply.headers.get("X-Foreman-Job-Id", self.job_id)
+            before, self.job_id = self.job_id, reply.headers.get("X-Foreman-Job-Id", self.job_id)
+            start, skip = (self._offset, 0) if resume else (0, self._skip(before))
             if reply.content_type == "application/json":
                 yield self._add(json.loads(await reply.read()))
                 return
@@ -219,16 +229,14 @@ class Turn:
                 found.append(item)
         return found
 
-    def _skip(self, job_id: str | None) -> int:
+    def _skip(self, before: str | None) -> int:
         """Bytes to read over: what came before of the same answer. Another one begins anew."""
         if not self._given:
             return 0
-        if job_id == self.job_id:
+        if self.job_id == before:
             return self._offset
         if self._ask.on_restart is None:
-            raise ForemanError(
-                "the answer was lost and begins anew: send the request again", code="interrupted", job_id=job_id
-            )
+            raise RestartError(self.job_id)
         self.answer.reset()
         self._offset, self._given = 0, False
         self._ask.on_restart()

@@ -193,7 +193,8 @@ async def test_a_lost_run_is_an_error_where_it_would_be_spliced():
     async with served(Reply((*EVENTS[:2], LOST)), Reply(job="01K")) as gateway:
         with pytest.raises(ForemanError, match="begins anew") as lost:
             await ask(gateway.url)
-    assert lost.value.code == "interrupted"
+    assert (lost.value.code, lost.value.retryable) == ("interrupted", True)
+    assert gateway.asked[1:] == [("POST", "/api/chat"), ("DELETE", "/jobs/01K")], "the second run is nobody's"
 
 
 async def test_a_lost_run_before_its_first_chunk_is_nobodys_business():

@@ -107,7 +107,7 @@ class Turn {
           const pause = failure.retryAfter ?? PAUSES[Math.min(failures, PAUSES.length) - 1]
           const late = (performance.now() - heard) / 1000 + pause > this.patience
           const nobody = !this.connected && failures >= this.urls.length
-          if (!failure.retryable || late || nobody || (this.given && !this.key)) throw failure
+          if (!failure.retryable || late || nobody || failure.spliced || (this.given && !this.key)) throw failure
           this.urls.push(this.urls.shift())
           this.tell('resuming', { attempt: failures })
           await this.pause(pause)
@@ -129,11 +129,12 @@ class Turn {
     if (!reply.ok) throw await this.refusal(reply, resume)
     const jobId = reply.headers.get('X-Foreman-Job-Id') ?? this.jobId
     let skip = 0
+    const same = jobId === this.jobId
+    this.jobId = jobId
     if (!resume && this.given) {
-      if (jobId === this.jobId) skip = this.offset // the same answer from its first byte
+      if (same) skip = this.offset // the answer from its first byte
       else this.restart()
     }
-    this.jobId = jobId
     const start = resume ? this.offset : 0
     const type = reply.headers.get('Content-Type') ?? ''
     if (type.startsWith('application/json')) {
@@ -186,7 +187,10 @@ class Turn {
   }
 
   restart () {
-    if (!this.onRestart) throw this.error('the answer was lost and would begin anew: send the request again', { retryable: true, code: 'interrupted', final: true })
+    if (!this.onRestart) {
+      const error = this.error('the answer was lost and begins anew: send the request again', { retryable: true, code: 'interrupted' })
+      throw Object.assign(error, { spliced: true })
+    }
     this.offset = 0
     this.given = 0
     this.tokens = 0

@@ -24,6 +24,7 @@ from foreman.cli.show import show
 from foreman.cli.simulate import simulate
 from foreman.cli.submit import submit
 from foreman.cli.top import top
+from foreman.cli.trace import app as trace
 from foreman.cli.webhooks import app as webhooks
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ def _root(
 
 for command in (serve, demo, run, chat, submit, jobs, show, cancel, retry, top, doctor, simulate):
     app.command()(command)
+app.add_typer(trace, name="trace")
 app.add_typer(webhooks, name="webhooks")
 
 

@@ -22,6 +22,7 @@ from foreman.store.answers import Answers
 from foreman.store.deliveries import Deliveries
 from foreman.store.errors import StoreRefusedError, StoreUnavailableError
 from foreman.store.operators import Operators
+from foreman.store.past import Past
 from foreman.store.queue import Queue
 from foreman.store.roster import Limits
 from foreman.store.swaps import Swaps
@@ -93,6 +94,7 @@ class Store:
         self.answers = Answers(connection, self.queue.keys)
         self.tallies = Tallies(connection, self.queue.keys)
         self.swaps = Swaps(connection, self.queue.keys)
+        self.past = Past(connection, self.queue.keys)
         self.findings = findings
         """What connect() or the last `look` saw that should be put right: for `doctor` and `/healthz`."""
 

@@ -202,6 +202,9 @@ INBOX: Final = Template(
     "inbox", "inbox:<kind>:<id>", "list", Life.EXPIRES, "orders to a worker, notices to a gateway, JSON"
 )
 SWAPS: Final = Template("swaps", "swaps:<name>", "stream", Life.EXPIRES, "a target's last loads and what ended them")
+PAST: Final = Template(
+    "past", "past", "stream", Life.EXPIRES, "a line per job that ended, of the last 20000, for a day: `foreman trace export`"
+)
 LEDGER: Final = Template("ledger", "ledger", "hash", Life.FOREVER, "what swapping has cost since the pool began")
 LEARNED: Final = Template(
     "learned", "learned:<name>", "hash", Life.EXPIRES, "lane → what its target's worker learned of it, JSON"
@@ -212,7 +215,7 @@ TEMPLATES: Final = (
     REQUEST, EVENTS, ARTIFACT, JOB, PAYLOADS, PAYLOAD, LANE, FACTS, LANES, CHANGES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, PAUSES, AUDIT, METERS, RECENT, LIVE, TOTALS, EPOCHS, PULSE,
     DELIVERY_BODY, DELIVERY, OUTBOX, DELIVERIES, ATTEMPTS, RECEIVERS, RECEIVER, BUSY, WAITING, CALLS, TALLY, ARQ_HEALTH, ARQ,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
-    TARGETS, TARGET, ORPHANED, STATUS, PROBE, WAKE, INBOX, SWAPS, LEDGER, LEARNED, LINK_SECRET,
+    TARGETS, TARGET, ORPHANED, STATUS, PROBE, WAKE, INBOX, SWAPS, PAST, LEDGER, LEARNED, LINK_SECRET,
 )  # fmt: skip
 """All of them; the longer spelling before the one it begins with."""
 

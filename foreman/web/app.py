@@ -37,6 +37,7 @@ from foreman.web.dashboard.reading import Reading
 from foreman.web.dashboard.site import Site, sign_in_page
 from foreman.web.ends import Ends
 from foreman.web.feed import Feed
+from foreman.web.history_api import HistoryAPI
 from foreman.web.intake import Intake
 from foreman.web.inventory import Inventory
 from foreman.web.jobs_api import JobsAPI
@@ -52,6 +53,7 @@ from foreman.web.receivers import Receivers
 from foreman.web.resume_api import ResumeAPI
 from foreman.web.snapshot import Snapshots
 from foreman.web.submission import Submission
+from foreman.web.trace_api import TraceAPI
 from foreman.web.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -175,6 +177,8 @@ class Gateway:
         OpsAPI(snapshots, self.calls, self.feed).add_routes(app.router)
         MetricsAPI(snapshots, self.waiting, self.feed, self._own).add_routes(app.router)
         OperatorsAPI(self._store, self.inventory).add_routes(app.router)
+        HistoryAPI(self._store, self.inventory).add_routes(app.router)
+        TraceAPI(self._store, self.inventory).add_routes(app.router)
         Site(Reading(self.settings, self._store, self.inventory, outlooks, snapshots), keeper).add_routes(app.router)
         return app
 

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 import foreman
 from foreman.core.jobs import State, Surface
-from foreman.protocols import gojson, job_object, ops_shapes
+from foreman.protocols import gojson, history_shapes, job_object, ops_shapes
 from foreman.protocols.job_request import ENDPOINTS, JobRequest
 
 PATH: Final = "/openapi.json"
@@ -32,6 +32,9 @@ _ANSWERS: Final = (
         ops_shapes.Paused,
         ops_shapes.Cleared,
         ops_shapes.Audit,
+        history_shapes.FailureList,
+        history_shapes.SwapHistory,
+        history_shapes.ReceiverList,
     ),
 )
 _WHY: Final = {
@@ -169,6 +172,20 @@ _OPERATIONS: Final = (
     _Operation("post", "/ops/targets/{target}/resume", "resumeTarget", "Let a target go on", _PAUSED, (404,)),
     _Operation(
         "get", "/ops/audit", "audit", "What operators did, newest first", {200: _ref("Audit")}, (422,), query=(_LIMIT,)
+    ),
+    _Operation(
+        "get", "/ops/trace", "trace", "The last hours as a trace for `foreman simulate`", {200: _BYTES}, (422,),
+        query=(("hours", {"type": "number", "exclusiveMinimum": 0, "maximum": 24, "default": 24}, "How far back"),),
+        kind="application/x-ndjson",
+    ),
+    _Operation("get", "/ops/failures", "failures", "The last failures, by code", {200: _ref("FailureList")}),
+    _Operation(
+        "get", "/ops/swaps", "swaps", "What each target held and ran", {200: _ref("SwapHistory")}, (422,),
+        query=(("hours", {"type": "number", "exclusiveMinimum": 0, "maximum": 24, "default": 1}, "How far back"),),
+    ),
+    _Operation(
+        "get", "/ops/receivers", "receivers", "Who is told by webhooks, and how they take it",
+        {200: _ref("ReceiverList")},
     ),
     _Operation("get", "/healthz", "health", "Is it alive?", {200: _ref("Health")}, open=True),
     _Operation("get", "/readyz", "ready", "Does it take calls?", {200: _ref("Ready"), 503: _ref("Ready")}, open=True),

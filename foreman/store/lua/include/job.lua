@@ -1,4 +1,4 @@
--- include: message, lane, outbox, tally, meters, payload
+-- include: message, lane, outbox, tally, meters, payload, past
 -- A job's record, and the two ways out of a state: `finish` to an end, `back` into the lane. Nothing else writes `state`
 -- but submit, claim and transition, which call `record` too: no state without its event.
 local EVENTS = 200
@@ -93,6 +93,7 @@ local function finish(j, to, now, reason, err, more)
   redis.call('HINCRBY', k_totals(), to, 1)
   tally(now, 'job:' .. j.surface, to)
   meter_end(j, to, reason)
+  past_end(j, to, now)
   redis.call('ZREM', k_deadlines(), j.id)
   if j.gateway then redis.call('SREM', k_gateway_jobs(j.gateway), j.id) end
   local keep = ASYNC_MS

@@ -80,6 +80,7 @@ class Worker:
         self._since = time.time()
         self._rivals: list[TargetStatus] = []
         self._rivals_until = 0.0
+        self._told_unreachable: tuple[str, ...] = ()
         self._tasks = Tasks("worker")
         self._inbox: Inbox[Order] | None = None
         self._stopping = False
@@ -93,7 +94,9 @@ class Worker:
         """Enroll and begin to work. Raises StoreUnavailableError, LinkSetupError."""
         secret = self._settings.link_secret or await self._queue.link_secret()
         tls = LinkTLS(ca=self._settings.link_ca) if self._settings.link_ca or self._settings.link_cert else None
-        self._channels = Switchboard(self._local or LocalLink(), LinkClient(self.id, secret.encode(), tls))
+        links = LinkClient(self.id, secret.encode(), tls)
+        links.changed = self._links_changed
+        self._channels = Switchboard(self._local or LocalLink(), links)
         await self._enroll()
         self._tasks.spawn(self._lives(), "lives")
         self._tasks.spawn(Pulse(self._store.views, "worker", lambda: self.id).run(), "pulse")
@@ -304,6 +307,7 @@ class Worker:
     async def _enroll(self) -> None:
         unreachable = () if self._channels is None else self._channels.unreachable()
         await self._queue.enroll(WorkerPresence(self.id, self._since, 0.0, (), foreman.__version__, unreachable))
+        self._told_unreachable = unreachable
 
     async def _recover(self) -> None:
         for job_id in await self._queue.recover():
@@ -311,10 +315,23 @@ class Worker:
 
     async def _find_gateways(self) -> None:
         assert self._channels is not None
-        before = self._channels.unreachable()
         self._channels.update(await self._queue.gateways())
-        if self._channels.unreachable() != before:
-            await self._enroll()
+        await self._tell_links()
+
+    def _links_changed(self) -> None:
+        self._tasks.spawn(self._tell_links(), "links")
+
+    async def _tell_links(self) -> None:
+        """Say at once whom we can't reach: until we can, the store gives us no call that waits there."""
+        assert self._channels is not None
+        unreachable = self._channels.unreachable()
+        if unreachable == self._told_unreachable:
+            return
+        with contextlib.suppress(StoreUnavailableError):
+            if await self._queue.reach(self.id, unreachable):
+                self._told_unreachable = unreachable
+        for target in self.targets.values():
+            target.wake()  # what was passed over may be had again
 
     async def _forget_renamed(self) -> None:
         """Take targets off the pool's list whose server we own under another name; the script spares those with an owner."""

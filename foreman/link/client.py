@@ -26,6 +26,8 @@ from foreman.protocols.link_hello import NONCE_SIZE, HelloError, WorkerHello
 from foreman.tasks import Tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from foreman.core.errors import Failure
     from foreman.link.address import LinkTLS
     from foreman.link.channel import Control, Head, Outlet
@@ -36,6 +38,10 @@ log = structlog.get_logger(__name__)
 _DATA: Final = int(Kind.DATA)
 _NUMBERS: Final = 2**32
 """Job numbers are u32; 0 is the connection itself."""
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +72,8 @@ class LinkClient:
         self._gateways: dict[str, _Gateway] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._tasks = Tasks("link")
+        self.changed: Callable[[], None] = _nothing
+        """Called whenever `unreachable` may say something else."""
 
     def update(self, gateways: list[GatewayPresence]) -> None:
         """The living gateways. New ones are dialled; a link to one that is gone ends with its last job."""
@@ -169,6 +177,7 @@ class LinkClient:
         gateway.wire = wire
         gateway.reason = None
         log.info("link.up", gateway=gateway.id, address=gateway.address)
+        self.changed()
         for waiter in self._waiters.get(gateway.id, ()):
             if not waiter.done():
                 waiter.set_result(None)
@@ -178,11 +187,13 @@ class LinkClient:
         gateway.wire = None
         gateway.reason = f"the link was lost: {wire.closed.result()}"
         log.info("link.down", gateway=gateway.id, reason=wire.closed.result())
+        self.changed()
 
     def _failed(self, gateway: _Gateway, reason: str) -> None:
         if reason != gateway.reason:
             gateway.reason = reason
             log.warning("link.unreachable", gateway=gateway.id, address=gateway.address, why=reason)
+            self.changed()
 
     async def _dial(self, gateway: _Gateway) -> WorkerWire:
         """A connection whose hello is over. Raises OSError, TimeoutError, HelloError."""

@@ -80,6 +80,10 @@ class Roster:
         said = ("version", worker.version, "unreachable", json.dumps(worker.unreachable))
         await self._moving("enroll", worker.id, self._lease_ms, INTERRUPTED, *said)
 
+    async def reach(self, worker_id: str, unreachable: tuple[str, ...]) -> bool:
+        """Note which living gateways a worker can't reach: calls that wait there are not given to it. False: no lease."""
+        return bool(await self._script("reach", worker_id, json.dumps(unreachable)))
+
     async def renew(self, worker_id: str) -> bool:
         """Prolong a worker's lease; False when it is over. store.lease does this from a thread of its own."""
         return bool(await self._script("renew", worker_id, self._lease_ms))

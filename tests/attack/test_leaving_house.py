@@ -161,6 +161,7 @@ async def test_a_gateway_that_is_killed_leaves_no_job_behind(tmp_path: Path, val
         await at.house.until(lambda tags: len(tags.get("models", [])) == 2, "/api/tags")
         await at.settled(30)
         assert all(seen.model != "beta" for seen in at.fake.requests_to("/api/chat"))
+        assert all(not load.model.startswith("beta") for load in at.fake.loads), "nobody waits for it: it costs no load"
         left = {key for key in await at.job_keys() if key.startswith(("lane:", "queued", "running"))}
         assert left == set()
         await at.alive()

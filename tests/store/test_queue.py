@@ -316,3 +316,20 @@ class TestQuestions:
 
     async def test_ping(self, ground: Ground) -> None:
         assert 0 < await ground.queue.ping() < 10
+
+
+async def test_a_call_that_waits_at_a_gateway_out_of_reach_is_passed_over(ground: Ground) -> None:
+    """Nobody would get its answer from here; one that outlives its caller, and async jobs, run all the same."""
+    own = await ground.owner()
+    far = await ground.submit(gateway="gw-far", max_wait=0.0)
+    near = await ground.submit(gateway="gw-near")
+    assert await ground.queue.reach("wk-1", ("gw-far",))
+    assert (await ground.claim(own)).job.id == near
+    assert await ground.queue.claim(own, "lane-a", Slot.DRAIN, State.LOADING) is None
+    assert await ground.queue.position(far) == 1
+    outlives = await ground.submit(gateway="gw-far", finish=True)
+    assert (await ground.claim(own)).job.id == outlives
+    assert await ground.queue.reach("wk-1", ())
+    assert (await ground.claim(own)).job.id == far
+    await ground.lapse(k.WORKERS, "wk-1")
+    assert not await ground.queue.reach("wk-1", ("gw-far",)), "it begins no lease anew"

@@ -7,10 +7,14 @@ local function owns(target, worker, epoch, now)
 end
 
 -- The first job of the lane that may run here: state `to`, epoch + 1, event, the worker's own list. Jobs that asked for
--- another target are passed over, however many; on the way, jobs past their deadline fail with `late` (JSON).
+-- another target are passed over, however many, and calls that wait at a gateway this worker can't reach (most often it is
+-- dead, and nobody waits any more: they shall cost no load); on the way, jobs past their deadline fail with `late` (JSON).
 -- Returns {now ms, id, request, {record, flat}}, false when nothing is to be had.
 local function claim_head(slot, lane, target, worker, to, now, late)
-  local passed = 0
+  local passed, deaf = 0, redis.call('HGET', k_worker(worker), 'unreachable') or '[]'
+  local function heard(j)
+    return deaf == '[]' or j.surface ~= 'sync' or j.finish or not j.gateway or not string.find(deaf, '"' .. j.gateway .. '"', 1, true)
+  end
   while true do
     local page = redis.call('ZRANGE', k_lane(slot, lane), passed, passed + 63)
     if not page[1] then return false end
@@ -21,7 +25,7 @@ local function claim_head(slot, lane, target, worker, to, now, late)
       elseif j.deadline and j.deadline <= now and legal(j.state, 'failed') then
         finish(j, 'failed', now, 'deadline_exceeded', late)
         tell_gateway(j)
-      elseif legal(j.state, to) and (not j.target_only or j.target_only == target) then
+      elseif legal(j.state, to) and (not j.target_only or j.target_only == target) and heard(j) then
         lane_take(id, slot, lane, j.priority)
         j.epoch = j.epoch + 1
         j.worker = worker

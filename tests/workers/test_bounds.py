@@ -19,14 +19,16 @@ BUDGET = 0.5
 LOAD = 0.25
 GRACE = 0.4
 """Seconds that a moment may be off: a poll of the unload, a busy machine, the estimate of a load."""
-WAITS = {Priority.HIGH: 0.3, Priority.NORMAL: 2.0, Priority.LOW: 5.0}
+WAITS = {Priority.HIGH: 0.3, Priority.NORMAL: 0.6, Priority.LOW: 3.0}
 
 
-async def traffic(here, seed):
-    """Three lanes, four fifths of the time busy, in three classes, for five seconds; the jobs as they ended."""
+async def traffic(here, seed, slots):
+    """A backlog of one lane that lasts longer than a stay, then three lanes in three classes; the jobs as they ended."""
     draw = random.Random(seed)
-    callers = []
-    for _ in range(110):
+    callers = [await here.submit("a", priority=Priority.NORMAL) for _ in range(90 * slots)]
+    callers += [await here.submit("b", priority=Priority.NORMAL) for _ in range(10)]
+    await callers[-1].ended(60)  # equals only, until the first swap
+    for _ in range(60):
         model = draw.choices("abc", (6, 3, 1))[0]
         priority = draw.choices([Priority.HIGH, Priority.NORMAL, Priority.LOW], (2, 3, 1))[0]
         callers.append(await here.submit(model, priority=priority))
@@ -41,9 +43,9 @@ async def test_on_real_workers_the_budget_holds_and_nobody_starves(ollama, floor
     fake = await ollama(["a", "b", "c"], max_loaded=1, load_seconds=LOAD, tokens=3, token_seconds=0.01, slots=slots)
     due = ",".join(f"{priority.word}={span}s" for priority, span in WAITS.items())
     here = await floor(gpu=fake, options=f"&resident=1&slots={slots}", swap_budget=str(BUDGET), due_after=due)
-    jobs = await traffic(here, seed)
+    jobs = await traffic(here, seed, slots)
     loads = await wait_until(lambda: all_loads(here, len(fake.loads)))
-    policy = Policy(swap_budget=BUDGET)
+    policy = Policy(swap_budget=BUDGET, stay_quanta=4.0, stay_cap=300.0)
     for number, load in enumerate(loads):
         if number + 1 < len(loads):
             check_stay(load, loads[number + 1], jobs, policy)

@@ -19,8 +19,9 @@ from foreman.store.errors import StoreUnavailableError
 from foreman.store.records import NewJob
 from foreman.web import wishes
 from foreman.web.dialect import Dialect
+from foreman.web.manner import Manner
 from foreman.web.middleware import CALLER, CORS_HEADERS
-from foreman.web.relay import Manner, Phase, Relay
+from foreman.web.relay import Phase, Relay
 from foreman.web.replayed import Replayed
 from foreman.web.response import Sent, Wire
 from foreman.web.spool import Spools

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from foreman.core.errors import Code, Failure
@@ -21,7 +20,7 @@ from foreman.protocols import ndjson
 
 if TYPE_CHECKING:
     from foreman.link.channel import Feedback, Head, Headers
-    from foreman.web.dialect import Dialect
+    from foreman.web.manner import Manner
     from foreman.web.response import Outgoing
 
 HOLD: Final = 1024 * 1024
@@ -53,35 +52,6 @@ class Phase(enum.IntEnum):
     STREAMING = 2
     """Bytes of one run's answer are sent: only that run may go on."""
     ENDED = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How one caller wants to be answered."""
-
-    dialect: Dialect
-    stream: bool
-    """It asked for a stream."""
-    wrap: bool = False
-    """Its native lines are to be wrapped into SSE events (`Accept: text/event-stream`)."""
-    head_after: float | None = None
-    """Seconds of waiting after which a 200 goes out; None: never."""
-    heartbeat: float = 15.0
-    """Seconds without a byte after which a committed answer gets a heartbeat."""
-    refusals: Dialect | None = None
-    """Whose words a failure before the head has; None: `dialect`'s."""
-
-    @property
-    def events(self) -> bool:
-        """The caller reads SSE."""
-        return self.stream and (self.wrap or self.dialect.stream_framing is Framing.SSE)
-
-    @property
-    def content_type(self) -> str:
-        """What a head that goes out before the target's own must say."""
-        if not self.stream:
-            return self.dialect.json_type
-        return "text/event-stream" if self.events else self.dialect.stream_type
 
 
 class Relay:
@@ -147,7 +117,7 @@ class Relay:
         if self.phase is not Phase.STREAMING:
             self._begin(None)
         self._last = unit
-        self._wire.chunk(ndjson.native_to_sse(unit) if self._manner.wrap else unit, len(unit))
+        self._wire.chunk(self._manner.event(unit) if self._manner.wrap else unit, len(unit))
 
     def end(self) -> None:
         """The answer is complete."""

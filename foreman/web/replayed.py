@@ -15,7 +15,7 @@ from foreman.web.relay import Phase, Relay
 
 if TYPE_CHECKING:
     from foreman.link.channel import Feedback, Head
-    from foreman.web.relay import Manner
+    from foreman.web.manner import Manner
     from foreman.web.response import Outgoing
 
 CREDIT_STEP: Final = 64 * 1024
@@ -65,7 +65,7 @@ class Replayed(Relay):
             self._hold(unit)
             return
         self._last = unit
-        self._pass(ndjson.native_to_sse(unit) if self._manner.wrap else unit, len(unit))
+        self._pass(self._manner.event(unit) if self._manner.wrap else unit, len(unit))
 
     def lost(self) -> None:
         """The way here is cut, or the run given back: count anew, leave out what the caller has."""

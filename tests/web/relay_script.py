@@ -6,7 +6,8 @@ import asyncio
 
 from foreman.link.channel import Framing, Head
 from foreman.web.dialect import Dialect
-from foreman.web.relay import Manner, Relay
+from foreman.web.manner import Manner
+from foreman.web.relay import Relay
 
 NATIVE = Dialect("/api/chat")
 OPENAI = Dialect("/v1/chat/completions")

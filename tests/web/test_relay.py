@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -111,11 +112,12 @@ async def test_the_single_object_of_a_load_becomes_one_event():
     assert s.wire.headers["Content-Type"] == "text/event-stream"
 
 
-async def test_no_done_after_a_targets_own_error_line():
+async def test_a_targets_own_error_line_is_an_event_like_every_failure_and_no_done_follows():
     s = Script(wrap=True)
     s.start(NDJSON, LINE, b'{"error":"boom"}\n')
     s.relay.end()
-    assert s.wire.sent[1:] == [b'data: {"error":"boom"}\n\n']
+    (event,) = s.wire.sent[1:]
+    assert json.loads(event.removeprefix(b"data: "))["error"]["message"] == "boom"
 
 
 # ------------------------------------------------------------------ waiting

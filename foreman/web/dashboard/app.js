@@ -8,7 +8,6 @@ import { overview } from "./overview.js";
 import { playground } from "./playground.js";
 
 const STALE = 5_000; // ms after which the server's HTML is fetched anew, changed or not
-const GO = { o: "", j: "/jobs", f: "/failures", w: "/webhooks", p: "/playground", h: "/health", a: "/audit" };
 
 const $ = (id) => document.getElementById(id);
 const boot = JSON.parse($("boot").textContent);
@@ -114,18 +113,14 @@ async function act(button) {
   if (!view) reload();
 }
 
-const pretty = (found) => (typeof found === "string" ? found : JSON.stringify(found, null, 2));
-
 async function reveal(details) {
   const place = details.querySelector("pre");
-  if (details.open && !place.textContent) place.textContent = await ask(details.dataset.load).then(pretty, (error) => error.message);
+  if (details.open && !place.textContent) place.textContent = await ask(details.dataset.load).then((it) => (it.trim ? it : JSON.stringify(it, null, 2)), (error) => error.message);
 }
 
 async function curl(button) {
   try {
-    const body = pretty(await ask(button.dataset.curl)).replaceAll("'", "'\\''");
-    const token = boot.closed ? ` \\\n  -H "Authorization: Bearer $FOREMAN_TOKEN"` : "";
-    const line = `curl ${location.origin}${button.dataset.path}${token} \\\n  -d '${body}'`;
+    const line = (await ask(button.dataset.curl)).replace("ORIGIN", location.origin);
     const copied = await navigator.clipboard?.writeText(line).then(() => true, () => false);
     await question(copied ? "Copied:" : "The call as curl:", null, false, null, line);
   } catch (error) {
@@ -155,7 +150,8 @@ document.addEventListener("keydown", (event) => {
   const { key, target } = event;
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (target.matches("input, select, textarea")) return key === "Escape" && target.blur();
-  if (performance.now() < going && key in GO) return location.assign(`/ui${GO[key]}`);
+  const way = performance.now() < going && [...document.querySelectorAll("nav a")].find((link) => link.text[0].toLowerCase() === key);
+  if (way) return way.click();
   going = key === "g" ? performance.now() + 1_500 : 0;
   if (!deeds[key]) return;
   event.preventDefault();

@@ -7,6 +7,7 @@ the page's script asks for them when somebody opens them, and a reader is not of
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
@@ -173,9 +174,15 @@ def _acts(frame: Frame, job: Job) -> Markup | None:
         first = markup.button(
             "Cancel", f"DELETE {path}", ask=question, said="Cancelled.", kind="danger", ident="cancel"
         )
-    to = "/jobs" if job.surface is Surface.ASYNC else job.endpoint
-    copy = Markup(f'<button type="button" data-curl="{path}/request" data-path="{cell(to)}">Copy as curl</button>')
+    copy = Markup(f'<button type="button" data-curl="{PATH}{path}/curl">Copy as curl</button>')
     return Markup(f'<p class="acts">{first}{copy}</p>')
+
+
+def as_curl(job: Job, request: bytes, *, token: bool) -> str:
+    """The same call for a terminal. ORIGIN stands for the address by which the browser knows this gateway."""
+    path = "/jobs" if job.surface is Surface.ASYNC else job.endpoint
+    shown = ' \\\n  -H "Authorization: Bearer $FOREMAN_TOKEN"' if token else ""
+    return f"curl ORIGIN{path}{shown} \\\n  -d {shlex.quote(request.decode(errors='replace'))}"
 
 
 def _error(job: Job) -> Markup | None:

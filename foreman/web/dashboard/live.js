@@ -15,10 +15,8 @@ let failures = 0;
 let told = () => {};
 let frozen = 0;
 
-const clock = () => (live.mode === "paused" ? frozen : performance.now());
-
 /** The server's time in ms; it stands still while paused. */
-export const now = () => (live.state ? Date.parse(live.state.now) + clock() - live.at : Date.now());
+export const now = () => Date.parse(live.state.now) + (live.mode === "paused" ? frozen : performance.now()) - live.at;
 
 /** Seconds since the last word of the gateway. */
 export const age = () => (performance.now() - live.at) / 1000;

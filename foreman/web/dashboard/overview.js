@@ -7,12 +7,12 @@ import { live, now } from "./live.js";
 
 const POINTS = 60;
 const LOOK = 10_000; // ms between two looks at the history
-const WHY = { room: "there is a free place", empty: "nothing else is left", due: "its turn has come", class: "a higher class waits", pin: "it is pinned" };
 
 const speeds = new Map(); // job → its last tokens/s
 const history = { nodes: [], at: -LOOK, swaps: -1, span: 900 };
 const search = { text: "", rows: null };
 let drawn = null;
+let words = {}; // the server's: why a lane is next, what the columns of the lanes are
 let operates = false;
 let models = {};
 
@@ -21,6 +21,7 @@ const redraw = () => document.dispatchEvent(new Event("redraw"));
 export const overview = {
   begin(boot) {
     operates = boot.role === "operator";
+    words = boot.words;
     document.addEventListener("click", ({ target }) => {
       if (!target.dataset.look) return;
       Object.assign(history, { span: target.dataset.look, at: -LOOK });
@@ -100,7 +101,7 @@ function card(target) {
       !target.resident.length && !loading && h("li", { class: "none" }, "nothing")),
     h("h4", {}, "Runs"),
     target.running.length ? h("ul", { class: "runs" }, target.running.map(run)) : none("nothing"),
-    next && h("p", {}, "Next ", h("b", {}, lane(next.lane)), `: ${WHY[next.reason] ?? next.reason}`),
+    next && h("p", {}, "Next ", h("b", {}, lane(next.lane)), `: ${words.why[next.reason] ?? next.reason}`),
     operates && h("p", { class: "acts" }, hold(pause, path, title, "new"),
       target.kind === "ollama" && !pause?.unload && deed("Free this GPU", `${path}/pause?unload=true`, `Free ${title}? What runs ends, all that foreman loaded is unloaded and stays out.`, `${title} is being freed.`, "", "1")));
 }
@@ -122,11 +123,6 @@ function spark(values) {
   return h("svg", { class: "spark", width: POINTS, height: 16, "aria-hidden": "true" }, h("polyline", { points }));
 }
 
-const HEADS = [
-  ["Lane"], ["Waiting", "n"], ["Oldest wait", "n", "of the most it may wait"], ["Running", "n"], ["ETA", "n", "of its last job"],
-  ["TTFT", "n", "to the first token: p50 / p95"], ["TPOT", "n", "per token from there on: p50 / p95"], ["Errors", "n"], ["Callers"], ["State"],
-];
-
 function lanes(seen) {
   const text = (it) => JSON.stringify([it.model, it.lane, it.slot, it.recent?.callers]).toLowerCase();
   const found = search.text ? (search.rows ?? seen.lanes).filter((it) => text(it).includes(search.text.toLowerCase())) : seen.lanes;
@@ -136,7 +132,7 @@ function lanes(seen) {
       h("input", { type: "search", placeholder: "model, caller …", "aria-label": "Search lanes", oninput: ({ target }) => seek(target.value, more) })),
     found.length
       ? h("div", { class: "wide", role: "region", "aria-label": "Lanes", tabindex: 0 }, h("table", {},
-          h("thead", {}, h("tr", {}, HEADS.map(([title, kind, why]) => h("th", { scope: "col", class: kind, title: why }, title)))), h("tbody", {}, found.map(row))))
+          h("thead", {}, h("tr", {}, words.lanes.map(([title, kind, why]) => h("th", { scope: "col", class: kind, title: why }, title)))), h("tbody", {}, found.map(row))))
       : none(search.text ? "No lane fits." : "Nothing is waiting."),
     more > 0 && none(`${count(seen.lanes.length)} lanes are shown; ${count(more)} more with ${count(jobs)} jobs: search for them.`),
   ];

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from foreman.web.dashboard import markup
 from foreman.web.dashboard.markup import Markup, job_link, join, section, span, table
@@ -19,8 +19,29 @@ if TYPE_CHECKING:
     from foreman.core.jobs import Job
     from foreman.web.dashboard.page import Frame
 
-LANES = 200
+LANES: Final = 200
 """Rows at most."""
+WHY: Final = {
+    "room": "there is a free place",
+    "empty": "nothing else is left",
+    "due": "its turn has come",
+    "class": "a higher class waits",
+    "pin": "it is pinned",
+}
+"""Why a lane is next, for a person."""
+_HEADS: Final = (
+    ("Lane", None, None),
+    ("Waiting", "n", None),
+    ("Oldest wait", "n", "of the longest it may wait for its turn"),
+    ("Running", "n", None),
+    ("ETA", "n", "until the last of its jobs works"),
+    ("TTFT", "n", "time to the first token, of the last runs: median / 95 of 100"),
+    ("TPOT", "n", "time per token from there on: median / 95 of 100"),
+    ("Errors", "n", "of the last runs"),
+    ("Callers", None, "of the last runs"),
+    ("State", None, None),
+)
+"""The columns of the live table of lanes: title, class, what it means."""
 
 
 def overview(
@@ -54,7 +75,9 @@ def overview(
         section("Last failures", _failures(failures)),
         Markup(f'<p class="none">foreman {escape(state["version"])} · {escape(state["now"])}</p>'),
     ]
-    return frame.document("", join(*parts), {"state": state, "reasons": list(reasons)})
+    return frame.document(
+        "", join(*parts), {"state": state, "reasons": list(reasons), "words": {"why": WHY, "lanes": _HEADS}}
+    )
 
 
 def health(reasons: Sequence[str]) -> Markup:
@@ -77,7 +100,8 @@ def _targets(targets: Iterable[dict[str, Any]], models: dict[str, str]) -> Marku
         if not following:
             return None
         lane = following.get("lane")
-        return join(markup.name(models.get(lane, lane)), f" ({following.get('reason')})")
+        why = WHY.get(str(following.get("reason")), following.get("reason"))
+        return join(markup.name(models.get(lane, lane)), f": {why}")
 
     rows = (
         (

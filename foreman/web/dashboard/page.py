@@ -58,6 +58,11 @@ _DIALOGS: Final = (
     + "".join(f"<dt>{key}</dt><dd>{does}</dd>" for key, does in _KEYS.items())
     + '</dl><menu><button value="">Close</button></menu></form></dialog>'
 )
+_ICON: Final = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E"
+    "%3Crect width='32' height='32' rx='7' fill='%232f6f8f'/%3E"
+    "%3Cpath d='M8 10h16M8 16h11M8 22h6' stroke='%23fff' stroke-width='3' stroke-linecap='round'/%3E%3C/svg%3E"
+)
 _CURRENT: Final = ' aria-current="page"'
 
 
@@ -106,7 +111,7 @@ class Frame:
             f'<!doctype html><html lang="en" data-role="{self.role}"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<meta name="color-scheme" content="light dark"><title>{escape(title or VIEWS[view])} · foreman</title>'
-            f'<link rel="icon" href="{files}/icon.svg"><link rel="stylesheet" href="{files}/style.css">'
+            f'<link rel="icon" href="{_ICON}"><link rel="stylesheet" href="{files}/style.css">'
             f'<script type="module" src="{files}/app.js"></script>'
             f'<noscript><meta http-equiv="refresh" content="{REFRESH}"></noscript></head><body>'
             '<a class="skip" href="#main">Skip to content</a>'
@@ -119,9 +124,7 @@ class Frame:
         who = {"operator": "operator", "reader": "looking only", "named": f"token {escape(self.name or '')}"}[self.role]
         if not self.closed:
             return "<p>No token is set: whoever reaches this page is its operator.</p>"
-        out = (
-            f'<form method="post" action="{PATH}"><button class="plain" name="leave" value="1">sign out</button></form>'
-        )
+        out = f'<form method="post" action="{PATH}"><button name="leave" value="1">sign out</button></form>'
         return f"<p>Signed in: {who}</p>{out}"
 
 
@@ -138,7 +141,7 @@ def sign_in(message: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><title>Sign in · foreman</title>'
-        f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body class="door"><main><h1>foreman</h1>{said}'
+        f'<link rel="icon" href="{_ICON}"><style>{STYLE}</style></head><body class="door"><main><h1>foreman</h1>{said}'
         f'<form method="post" action="{PATH}"><label for="token">Token</label> '
         '<input id="token" name="token" type="password" autocomplete="current-password" required autofocus> '
         "<button>Sign in</button></form>"

@@ -1,13 +1,13 @@
-// A chat with any model, to see how it waits and answers: a call like everybody's, over foreman-client.js.
+// A chat with any model, to see how it waits and answers.
 import { HEADERS } from "./api.js";
 import { h } from "./dom.js";
 import { count, ms, span } from "./format.js";
 import { Accumulator, chat } from "./foreman-client.js";
 
-const talk = []; // {role, content, thinking, note, bad}
+const talk = [];
 let model = null;
 let draft = "";
-let turn = null; // what runs: {stop, state, began, first, last, deltas}
+let turn = null;
 let again = () => {};
 
 const WORDS = { loading: "the model is being loaded", working: "the target reads the prompt", thinking: "thinks", answering: "answers", resuming: "connects again" };

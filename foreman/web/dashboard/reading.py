@@ -15,6 +15,7 @@ from foreman.core import lanes
 from foreman.core.errors import Code, Failure
 from foreman.core.ids import is_ulid
 from foreman.core.jobs import State, Surface
+from foreman.protocols import envelope
 from foreman.store.errors import StoreUnavailableError
 from foreman.store.records import Wanted
 from foreman.web.auth import Role
@@ -103,14 +104,20 @@ class Reading:
 
     async def job(self, request: web.Request, frame: Frame) -> str:
         """One job. Raises Failure (404): unknown, or another caller's."""
-        job_id = request.match_info["job_id"].upper()
-        job = await self.store.queue.get(job_id) if is_ulid(job_id) else None
-        caller = request[CALLER]
-        if job is None or (caller.role is Role.NAMED and job.caller != caller.name):
-            raise Failure(Code.BAD_REQUEST, f"no job {job_id[:64]!r} is known here (any more)", status=404)
+        job = await self._job(request)
         outlook = await self.outlooks.of(job) if job.state in {State.QUEUED, State.LOADING} else None
         tried = await self.store.deliveries.log(job.id) if frame.acts else None
         return jobs.job_detail(frame, job, outlook, await self.store.queue.events(job.id), tried)
+
+    async def curl(self, request: web.Request, *, token: bool) -> str:
+        """A job's call as a line for a shell. Raises Failure: 403 for one who only looks, 410 where it is not kept."""
+        if request[CALLER].role is Role.READER:
+            raise Failure(Code.FORBIDDEN, "this token may look at jobs, not at their requests")
+        job = await self._job(request)
+        kept = await self.store.queue.kept(job.id)
+        if kept is None:
+            raise Failure(Code.BAD_REQUEST, f"the request of job {job.id} is kept no longer", status=410)
+        return jobs.as_curl(job, envelope.put_back(kept.body, kept.own_fields), token=token)
 
     async def failures(self, request: web.Request, frame: Frame) -> str:
         """What failed, by code."""
@@ -161,6 +168,14 @@ class Reading:
         return frame.document("playground", body, {"models": sorted(names)})
 
     # ------------------------------------------------------------------ what the handlers share
+
+    async def _job(self, request: web.Request) -> Job:
+        job_id = request.match_info["job_id"].upper()
+        job = await self.store.queue.get(job_id) if is_ulid(job_id) else None
+        caller = request[CALLER]
+        if job is None or (caller.role is Role.NAMED and job.caller != caller.name):
+            raise Failure(Code.BAD_REQUEST, f"no job {job_id[:64]!r} is known here (any more)", status=404)
+        return job
 
     async def _pool(self) -> tuple[dict[str, Any], list[str]]:
         return await self.snapshots.state(), await self.snapshots.reasons()

@@ -82,6 +82,7 @@ class Site:
         router.add_get(f"{PATH}/timeline", self.timeline)
         router.add_get(f"{PATH}/jobs", self._view("jobs", reading.listed))
         router.add_get(f"{PATH}/jobs/{{job_id}}", self._view("jobs", reading.job))
+        router.add_get(f"{PATH}/jobs/{{job_id}}/curl", self.curl)
         router.add_get(f"{PATH}/failures", self._view("failures", reading.failures))
         router.add_get(f"{PATH}/webhooks", self._view("webhooks", reading.webhooks))
         router.add_get(f"{PATH}/playground", self._view("playground", reading.playground))
@@ -108,6 +109,11 @@ class Site:
     async def timeline(self, request: web.Request) -> web.StreamResponse:
         """A piece of the overview, fetched by its script."""
         return html(await self.reading.timeline(request))
+
+    async def curl(self, request: web.Request) -> web.StreamResponse:
+        """A job's call as a line for a shell: fetched by the script when somebody asks for it."""
+        text = await self.reading.curl(request, token=self.keeper.closed)
+        return web.Response(text=text, headers={hdrs.CACHE_CONTROL: "no-store", "X-Content-Type-Options": "nosniff"})
 
     async def client(self, request: web.Request) -> web.StreamResponse:
         """The client for programs in browsers, under a name that stays."""

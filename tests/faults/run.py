@@ -76,7 +76,7 @@ class Plan:
     """Of anybody, in the storm."""
     cables: int
     upstream: int
-    settle: float = 60.0
+    settle: float = 45.0
 
 
 FULL: Final = Plan(2200, 190.0, 20, 3.0, 6, 105.0, 16, 6, 75, 45, 40)
@@ -136,11 +136,11 @@ class Run:
         async with asyncio.TaskGroup() as group:
             load = group.create_task(callers.run(plan.calls, plan.load))
             await asyncio.sleep(1)
-            await within(plan.calm * plan.gap * 1.6, self._calm())
-            await within(plan.terms * 6, self._terms())
+            await within(plan.calm * plan.gap * 1.3, self._calm())
+            await within(plan.terms * 4.5, self._terms())
             for name in ("g2", "w3", "b2"):
                 pool.seats[name].old = False
-            await within(plan.storm * 1.25, self._storm())
+            await within(plan.storm * 1.1, self._storm())
             say(f"the storm is over, {sum(one.accepted is not None for one in ledger.sent)} jobs taken so far")
             for name in pool.seats:
                 with contextlib.suppress(TimeoutError):

@@ -16,8 +16,8 @@
 //   signal    an AbortSignal: Stop
 //   onState   called with { state, jobId, position?, eta?, elapsed?, target?, downFor?, tokens?, attempt? }, where state is
 //             sent · queued · loading · working · waiting (the target is down) · thinking · answering · resuming · done;
-//             thinking and answering once per token, with tokens so far; seconds as numbers. What a page should show
-//             instead of a spinner.
+//             thinking and answering with the tokens so far, at most ten times a second; seconds as numbers. What a
+//             page should show instead of a spinner.
 //   path      /api/chat (default) · /api/generate · /v1/chat/completions · /v1/completions · /v1/messages · /v1/responses
 //   url       the gateway's base URL, or a list of them, tried in turn; default: the page's own origin
 //   headers   more request headers, such as Authorization
@@ -36,6 +36,7 @@ const RESPONSE_ENDS = new Set(['response.completed', 'response.incomplete', 'res
 const PAUSES = [0.1, 0.5, 1, 2]
 const LONGEST_PAUSE = 30
 const SILENCE = 20 // seconds beyond ten heartbeats after which a silent connection is a lost one, whatever TCP says
+const OFTENEST = 100 // ms between two tellings of the same state: pages draw each
 const NEWLINE = 10
 
 /** What went wrong, in the gateway's words. `status` is null once the answer had begun, `code` is foreman's where known. */
@@ -78,6 +79,8 @@ class Turn {
     this.given = 0
     this.connected = false
     this.tokens = 0
+    this.phase = null
+    this.toldAt = 0
   }
 
   async * chunks () {
@@ -177,12 +180,16 @@ class Turn {
     const { thinking, text } = this.dialect.deltas(chunk)
     if (thinking || text) {
       this.tokens += 1
-      this.tell(thinking ? 'thinking' : 'answering', { tokens: this.tokens })
+      const state = thinking ? 'thinking' : 'answering'
+      const now = performance.now()
+      if (state !== this.phase || now - this.toldAt > OFTENEST) this.tell(state, { tokens: this.tokens })
     }
     return chunk
   }
 
   tell (state, more = {}) {
+    this.phase = state
+    this.toldAt = performance.now()
     this.onState({ jobId: this.jobId, ...more, state })
   }
 

@@ -153,31 +153,37 @@ class Courier:
 
     async def _hold(self) -> None:
         """Each second: prolong what is under way, and break off what is another's by now."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(HOLD)
-            held = dict(self._held)
-            if not held:
-                continue
-            asked = loop.time()
             try:
-                ours = await self._store.deliveries.hold([attempt for attempt, _ in held.values()], self._pace.lease)
+                await self._hold_once()
             except StoreUnavailableError:
                 continue
-            for name, (attempt, limit) in held.items():
-                if self._held.get(name, (None,))[0] is attempt:
-                    limit.reschedule(asked + self._pace.lease - HOLD if name in ours else loop.time())
+            except Exception:  # a fault of ours costs this look, never all later ones
+                log.exception("webhook.hold_failed")
+
+    async def _hold_once(self) -> None:
+        held, asked = dict(self._held), asyncio.get_running_loop().time()
+        if not held:
+            return
+        ours = await self._store.deliveries.hold([attempt for attempt, _ in held.values()], self._pace.lease)
+        for name, (attempt, limit) in held.items():
+            if self._held.get(name, (None,))[0] is attempt:
+                limit.reschedule(asked + (self._pace.lease - HOLD if name in ours else 0.0))
 
     async def _call(self) -> None:
         """Have handed to arq what has come due, and what a lost attempt left. Any number of processes may do so."""
         while True:
+            await asyncio.sleep(LOOK)
             try:
                 lost = await self._store.deliveries.call()
             except StoreUnavailableError:
-                lost = []
+                continue
+            except Exception:  # a fault of ours costs this look, never all later ones
+                log.exception("webhook.call_failed")
+                continue
             if lost:
                 log.info("webhook.lost", deliveries=len(lost))
-            await asyncio.sleep(LOOK)
 
     async def last_attempts(self) -> list[str]:
         """Have those tried for the last time whose schedule a broken receiver has outlasted."""

@@ -286,6 +286,22 @@ async def test_thousands_to_one_url_delay_nobody_elses(house, receivers):
     assert len(jobs) == 300
 
 
+async def test_a_fault_of_ours_costs_a_look_and_no_more(house, receivers, store, monkeypatch):
+    call, calls = store.deliveries.call, []
+
+    async def broken():
+        calls.append(1)
+        if len(calls) < 3:
+            raise ValueError("ours")
+        return await call()
+
+    monkeypatch.setattr(store.deliveries, "call", broken)
+    house = await house()
+    receivers.kinds["/"] = ["500", "ok"]
+    await house.settled(await house.submit(receivers.url + "/"))
+    assert len(receivers.seen["/"]) == 2
+
+
 async def test_sent_again_by_hand_with_the_same_bytes(house, receivers):
     house = await house()
     job_id = await house.submit(receivers.url + "/")

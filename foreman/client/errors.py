@@ -43,6 +43,8 @@ class ForemanError(Exception):
         """Seconds after which to come again, where the gateway said so."""
         self.job_id = job_id
         """The job it was, where there was one."""
+        self.url: str | None = None
+        """The gateway that said it, or didn't answer."""
 
 
 class UnreachableError(ForemanError):

@@ -59,9 +59,10 @@ class Gateways:
     def __len__(self) -> int:
         return len(self._urls)
 
-    def next(self) -> None:
-        """Ask another one from now on, where there is one."""
-        self._urls.append(self._urls.pop(0))
+    def next(self, failed: ForemanError) -> None:
+        """Ask another one than the one that failed from now on, where there is one; many calls may fail at once."""
+        if failed.url == self.url:
+            self._urls.append(self._urls.pop(0))
 
     @contextlib.asynccontextmanager
     async def ask(
@@ -82,10 +83,15 @@ class Gateways:
                 if reply.status >= 300:
                     raise refusal(reply.status, await reply.text(errors="replace"), reply.headers)
                 yield reply
+        except ForemanError as error:
+            error.url = url
+            raise
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             connected = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
             why = str(error) or type(error).__name__
-            raise UnreachableError(f"no foreman answers at {url} ({why})", connected=connected) from error
+            unreachable = UnreachableError(f"no foreman answers at {url} ({why})", connected=connected)
+            unreachable.url = url
+            raise unreachable from error
 
     async def again(self, call: Callable[[], Awaitable[T]], patience: float) -> T:
         """Make a call, and make it again while what it raises may pass; for calls that may be made twice.
@@ -103,7 +109,7 @@ class Gateways:
                 pause = borne.after(error, loop.time())
                 if pause is None:
                     raise
-            self.next()
+                self.next(error)
             await asyncio.sleep(pause)
 
 

@@ -101,7 +101,7 @@ class Jobs:
                 pause = borne.after(error, loop.time())
                 if pause is None:
                     raise
-                self._gateways.next()
+                self._gateways.next(error)
                 await asyncio.sleep(pause)
                 continue
             if job["state"] in TERMINAL:

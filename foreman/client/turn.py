@@ -136,11 +136,11 @@ class Turn:
                         self.over = isinstance(error, LostError) or not self._taken
                         raise
                     resume = self._resumable and not gone and not isinstance(error, LostError)
+                    self._gateways.next(error)
                 else:
                     self.over = True
                     self._tell("done", tokens=self.answer.tokens)
                     return
-                self._gateways.next()
                 self._tell("resuming", attempt=patience.failures)
                 await asyncio.sleep(pause)
         except BaseException:

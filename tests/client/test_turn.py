@@ -167,6 +167,18 @@ async def test_another_gateway_takes_over():
     assert living.asked == [("GET", f"/jobs/01J/stream?offset={len(EVENTS[0])}")]
 
 
+@pytest.mark.parametrize("turns", [2, 3, 4])
+async def test_many_answers_are_lost_at_once_and_all_go_on(turns: int):
+    async with (
+        served(Reply((EVENTS[0], CUT))) as dead,
+        served(Reply((BODY[len(EVENTS[0]) :],))) as living,
+        Foreman([dead.url, living.url], patience=20) as foreman,
+    ):
+        answers = await asyncio.gather(*(foreman.chat(CHAT).whole() for _ in range(turns)))
+    assert {answer.text for answer in answers} == {TEXT}
+    assert len(living.asked) == turns
+
+
 async def test_where_nothing_is_left_to_resume_the_same_key_reads_over_what_it_had():
     async with served(Reply((*EVENTS[:2], CUT)), Reply((b"{}",), 404, None), Reply()) as gateway:
         text, deltas, _ = await ask(gateway.url)

@@ -85,8 +85,8 @@ class MetricsAPI:
             store.swaps.ledger(),
             store.views.lives(),
         )
-        workers, gateways, running = await asyncio.gather(
-            store.queue.workers(), store.queue.gateways(), store.views.running()
+        workers, gateways, running, pauses = await asyncio.gather(
+            store.queue.workers(), store.queue.gateways(), store.views.running(), store.operators.pauses()
         )
         targets = await inventory.fresh()
         at_work: dict[str | None, int] = {}
@@ -100,7 +100,7 @@ class MetricsAPI:
             ledger,
             glance,
             jobs={"queued": counts.queued, "loading": counts.loading, "working": counts.working},
-            lanes=self._lanes(glance),
+            lanes=self._lanes(glance, {pause.name for pause in pauses if pause.kind == "lane"}),
             targets=[
                 metrics.Target(
                     target.name,
@@ -114,14 +114,15 @@ class MetricsAPI:
             lag=lag,
         )
 
-    def _lanes(self, glance: Glance) -> list[metrics.Lane]:
+    def _lanes(self, glance: Glance, held: set[str]) -> list[metrics.Lane]:
+        """Those with queued jobs; no promise holds for one that is paused."""
         bounds = self.snapshots.bounds.of(glance, self.snapshots.inventory.targets)
         found: dict[str, metrics.Lane] = {}
         for lane in glance.lanes:
             wait = max(0.0, glance.now - lane.oldest_since)
             before = found.get(lane.lane)  # of the embedding slot too: one label
             depth = lane.depth + (before.depth if before else 0)
-            bound = bounds.get((lane.lane, lane.slot.value))
+            bound = None if lane.lane in held else bounds.get((lane.lane, lane.slot.value))
             found[lane.lane] = metrics.Lane(lane.lane, depth, max(wait, before.oldest_wait if before else 0.0), bound)
         return list(found.values())
 

@@ -187,6 +187,10 @@ _OPERATIONS: Final = (
         "get", "/ops/receivers", "receivers", "Who is told by webhooks, and how they take it",
         {200: _ref("ReceiverList")},
     ),
+    _Operation(
+        "get", "/metrics", "metrics", "The pool's numbers and this gateway's, for Prometheus", {200: {"type": "string"}},
+        kind="text/plain",
+    ),
     _Operation("get", "/healthz", "health", "Is it alive?", {200: _ref("Health")}, open=True),
     _Operation("get", "/readyz", "ready", "Does it take calls?", {200: _ref("Ready"), 503: _ref("Ready")}, open=True),
 )  # fmt: skip

@@ -155,7 +155,7 @@ class Snapshots:
                     "depth": lane.depth,
                     "oldest_wait_seconds": round(max(0.0, glance.now - lane.oldest_since), 3),
                     "oldest_since": stamp(lane.oldest_since),
-                    "bound_seconds": bounds.get(key),
+                    "bound_seconds": None if lane.lane in held else bounds.get(key),
                     "eta_seconds": etas.get(key),
                     "priority": lane.head_class.word,
                 }
@@ -172,7 +172,9 @@ class Snapshots:
         return [row | {"recent": records.get(row["lane"])} for row in rows]
 
     async def _eta(self, lane: LaneGlance) -> float | None:
-        return await self.outlooks.eta(lane.lane, lane.slot, lane.position, (), None)
+        """Until the last of its jobs works: what a new one would wait at least."""
+        behind = lane.depth - 1
+        return await self.outlooks.eta(lane.lane, lane.slot, lane.position + behind, (), None, behind)
 
     async def reasons(self) -> list[str]:
         """Why this pool is not at its best, one sentence each; empty when it is."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -50,6 +52,9 @@ async def test_it_counts_what_happened(gateway, worker, dial, store) -> None:
     (lane,) = [key[1] for key in found if key[0] == "foreman_lane_depth"]
     assert found["foreman_lane_depth", lane] == 1
     assert found["foreman_oldest_wait_seconds", lane] < found["foreman_wait_bound_seconds", lane]
+    await caller.post(f"/ops/lanes/{quote(lane, safe='')}/pause", b"")
+    held = await scraped(caller)
+    assert (held["foreman_pauses",], ("foreman_wait_bound_seconds", lane) in held) == (1, False)
     assert found["foreman_jobs_now", "queued"] == 1
     assert found["foreman_jobs_total", "/api/chat", "done"] == 1
     assert found["foreman_jobs_total", "/api/chat", "failed"] == 1

@@ -50,7 +50,7 @@ async def test_it_is_served(caller) -> None:
 
 
 async def test_every_route_of_ours_is_described(gateway) -> None:
-    ours = ("/jobs", "/deliveries", "/ops", "/healthz", "/readyz")
+    ours = ("/jobs", "/deliveries", "/ops", "/metrics", "/healthz", "/readyz")
     routes = {
         (route.method.lower(), route.resource.canonical)
         for route in gateway._runner.app.router.routes()

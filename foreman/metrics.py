@@ -28,6 +28,7 @@ OTHER: Final = "other"
 BUCKETS: Final = 21
 """Of each histogram of the pool: at most 1 ms × 2^i, and one for all that is longer (include/meters.lua)."""
 _LATENCIES: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_WAITS: Final = tuple(0.001 * 4**power for power in range(10))
 _HISTOGRAMS: Final = {
     "queue_wait": ("foreman_queue_wait_seconds", "From submit to claim, of jobs that ran to an end"),
     "load": ("foreman_load_seconds", "Loads of lanes, as measured"),
@@ -121,11 +122,22 @@ class Own:
             registry=self.registry,
         )
 
+        self._first_byte = Histogram(
+            "foreman_first_byte_seconds",
+            "From a call's coming to the first byte of its answer, at this gateway: its waiting and loading too",
+            buckets=_WAITS,
+            registry=self.registry,
+        )
+
     def collect(self) -> Iterator[Metric]:
         """What was measured, without the moments at which measuring began."""
         for family in self.registry.collect():
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
             yield family
+
+    def answered(self, seconds: float) -> None:
+        """A caller got the first byte of its answer so many seconds after its call had come."""
+        self._first_byte.observe(seconds)
 
     def heard(self, latency: float | None) -> None:
         """The store took so many seconds; None: it did not answer."""

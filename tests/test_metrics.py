@@ -77,6 +77,7 @@ def test_with_the_store_away_there_is_no_word_of_the_pool() -> None:
     assert {key[0] for key in found if key[0].startswith("foreman_")} == {
         *("foreman_build_info", "foreman_store_up", "foreman_callers", "foreman_feeds"),
         *(f"foreman_store_latency_seconds_{part}" for part in ("bucket", "count", "sum")),
+        *(f"foreman_first_byte_seconds_{part}" for part in ("bucket", "count", "sum")),
     }
 
 

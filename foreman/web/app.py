@@ -108,6 +108,7 @@ class Gateway:
         self.feed: Feed | None = None
         """Once started."""
         self._own = Own()
+        self.calls.answered = self._own.answered
         self._pulse = Pulse(store.views, "gateway", lambda: self.id, self._own.heard)
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None

@@ -134,6 +134,8 @@ class Calls:
         self._new_id = new_id
         self.spools = Spools(settings.spool_bytes, settings.reader_timeout)
         """How far its callers are behind."""
+        self.answered: Callable[[float], None] = _nobody
+        """Told once per answer: seconds from the call's coming to its first byte."""
         self.leaving = False
         """The gateway is stopping: no new calls."""
 
@@ -290,6 +292,8 @@ class Calls:
     def _ended(self, call: Call) -> None:
         """The answer is out. Where the call failed here, the job must not live on."""
         failure = call.relay.failure
+        if call.relay.first_byte is not None:
+            self.answered(call.relay.first_byte)
         if call.kept:
             return
         if call.relay.took is not None:
@@ -335,6 +339,10 @@ def no_answer(job: Job) -> Failure:
     """Why there is nothing to read of a job that failed or was cancelled."""
     failure = ended_as(job.state, job.error)
     return Failure(failure.code, failure.message, status=410 if job.state is State.CANCELLED else failure.status)
+
+
+def _nobody(_: float) -> None:
+    """Nobody asks."""
 
 
 def _belongs(call: Call, job_id: str) -> None:

@@ -69,8 +69,10 @@ class Relay:
         """The run in progress; None while queued."""
         self.busy = False
         """The target has the request."""
-        self.since = self._loop.time()
+        self.since = self._came_at = self._loop.time()
         """When the job's state last changed, by the loop's clock."""
+        self.first_byte: float | None = None
+        """Seconds from the call's coming to the first byte of its answer, heartbeats left out."""
         self.took: float | None = None
         """Seconds from `working` to a whole answer's end."""
         self.failure: Failure | None = None
@@ -284,6 +286,7 @@ class Relay:
                 self._timer.cancel()
             self._timer = self._loop.call_later(self._manner.heartbeat, self._tick)
         self.phase = Phase.STREAMING
+        self.first_byte = self._loop.time() - self._came_at
 
     def _hold(self, unit: bytes) -> None:
         """Keep a piece of an answer that is no stream; too much of it goes through as it comes."""

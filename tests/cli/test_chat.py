@@ -7,6 +7,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
+import pytest
 import pytest_asyncio
 
 from foreman.demo.ollama import FakeOllama
@@ -17,15 +18,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest_asyncio.fixture
-async def pair(tmp_path: Path):
-    async with FakeOllama(models=["alpha"], tokens=5) as fake, rig(tmp_path / "house", f"main={fake.url}") as house:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def house_and_fake(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("house")
+    async with FakeOllama(models=["alpha"], tokens=5) as fake, rig(folder, f"main={fake.url}") as house:
         yield fake, house
 
 
-@pytest_asyncio.fixture(autouse=True)
-async def folder(tmp_path: Path) -> None:
-    (tmp_path / "house").mkdir()
+@pytest.fixture
+def pair(house_and_fake: tuple[FakeOllama, House]) -> tuple[FakeOllama, House]:
+    """A model server that remembers nothing, and foreman in front of it."""
+    house_and_fake[0].clear()
+    return house_and_fake
 
 
 async def test_a_piped_prompt_is_answered_with_timings(pair: tuple[FakeOllama, House], tmp_path: Path):

@@ -21,116 +21,116 @@ let fetching = false;
 let mode = live.mode;
 
 function show() {
-  drawTools();
-  if (view) return draw(main, view.render(boot));
-  const seen = JSON.stringify(live.state?.jobs);
-  if (seen !== counts || performance.now() - fetched > STALE) reload(seen);
+	drawTools();
+	if (view) return draw(main, view.render(boot));
+	const seen = JSON.stringify(live.state?.jobs);
+	if (seen !== counts || performance.now() - fetched > STALE) reload(seen);
 }
 
 async function reload(seen = counts) {
-  if (fetching || live.mode !== "live" || document.hidden || performance.now() - fetched < 1_000) return;
-  fetching = true;
-  try {
-    const reply = await fetch(location.href, { headers: HEADERS });
-    if (reply.status === 401) location.reload();
-    const fresh = new DOMParser().parseFromString(await reply.text(), "text/html").getElementById("main");
-    if (fresh) draw(main, [...fresh.childNodes].map(tree));
-    counts = seen;
-  } catch {} // the stream says that the gateway is away
-  fetched = performance.now();
-  fetching = false;
+	if (fetching || live.mode !== "live" || document.hidden || performance.now() - fetched < 1_000) return;
+	fetching = true;
+	try {
+		const reply = await fetch(location.href, { headers: HEADERS });
+		if (reply.status === 401) location.reload();
+		const fresh = new DOMParser().parseFromString(await reply.text(), "text/html").getElementById("main");
+		if (fresh) draw(main, [...fresh.childNodes].map(tree));
+		counts = seen;
+	} catch {} // the stream says that the gateway is away
+	fetched = performance.now();
+	fetching = false;
 }
 
 function drawTools() {
-  const { state, why } = live;
-  const held = live.mode === "paused";
-  const newer = state && boot.version !== state.version;
-  patch($("feed"),
-    newer && h("a", { href: "" }, `reload: foreman is ${state.version} now`),
-    h("b", { class: `f-${live.mode}`, title: why || null }, live.mode),
-    state ? ` data ${Math.floor(age()) < 60 ? `${Math.floor(age())} s` : span(age())} old` : " no data yet");
-  patch($("hold"), held ? "Go on" : "Hold");
-  $("hold").setAttribute("aria-pressed", held);
-  if (mode !== live.mode && mode !== "connecting") say(live.mode === "live" ? "live again" : live.mode);
-  mode = live.mode;
+	const { state, why } = live;
+	const held = live.mode === "paused";
+	const newer = state && boot.version !== state.version;
+	patch($("feed"),
+		newer && h("a", { href: "" }, `reload: foreman is ${state.version} now`),
+		h("b", { class: `f-${live.mode}`, title: why || null }, live.mode),
+		state ? ` data ${Math.floor(age()) < 60 ? `${Math.floor(age())} s` : span(age())} old` : " no data yet");
+	patch($("hold"), held ? "Go on" : "Hold");
+	$("hold").setAttribute("aria-pressed", held);
+	if (mode !== live.mode && mode !== "connecting") say(live.mode === "live" ? "live again" : live.mode);
+	mode = live.mode;
 }
 
 const hold = () => pause(live.mode !== "paused");
 
 function turn() {
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  localStorage.setItem("theme", (root.dataset.theme = dark ? "light" : "dark"));
+	const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+	localStorage.setItem("theme", (root.dataset.theme = dark ? "light" : "dark"));
 }
 
 let quiet = 0;
 
 /** Seen for a while, heard once. */
 function say(...words) {
-  patch($("speaker"), h("p", {}, words));
-  $("speaker").className = "on";
-  clearTimeout(quiet);
-  quiet = setTimeout(() => { $("speaker").className = ""; }, 6_000);
+	patch($("speaker"), h("p", {}, words));
+	$("speaker").className = "on";
+	clearTimeout(quiet);
+	quiet = setTimeout(() => { $("speaker").className = ""; }, 6_000);
 }
 
 /** Ask in a dialog: what its form holds, or null. */
 function question(text, yes, danger, spans, shown) {
-  const dialog = $("ask");
-  const [words, box, label, , button] = dialog.querySelectorAll("p, textarea, label, button");
-  patch(words, text);
-  box.hidden = shown === undefined;
-  box.value = shown ?? "";
-  label.hidden = !spans;
-  button.hidden = !yes;
-  button.className = danger ? "danger" : "yes";
-  patch(button, yes ?? "");
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((done) => {
-    // the word of an earlier closing may come late
-    dialog.onclose = () => dialog.open || done(dialog.returnValue ? Object.fromEntries(new FormData(dialog.firstChild)) : null);
-  });
+	const dialog = $("ask");
+	const [words, box, label, , button] = dialog.querySelectorAll("p, textarea, label, button");
+	patch(words, text);
+	box.hidden = shown === undefined;
+	box.value = shown ?? "";
+	label.hidden = !spans;
+	button.hidden = !yes;
+	button.className = danger ? "danger" : "yes";
+	patch(button, yes ?? "");
+	dialog.returnValue = "";
+	dialog.showModal();
+	return new Promise((done) => {
+		// the word of an earlier closing may come late
+		dialog.onclose = () => dialog.open || done(dialog.returnValue ? Object.fromEntries(new FormData(dialog.firstChild)) : null);
+	});
 }
 
 async function act(button) {
-  const { do: deed, ask: text, said, span: spans } = button.dataset;
-  let [method, path] = deed.split(" ");
-  if (text) {
-    const given = await question(text, button.textContent, button.classList.contains("danger"), spans);
-    if (!given) return;
-    if (spans && given.for) path += `${path.includes("?") ? "&" : "?"}for=${given.for}`;
-  }
-  button.setAttribute("aria-busy", "true");
-  try {
-    const answer = await ask(path, method);
-    const fresh = method === "POST" && answer.job_id;
-    say(said, fresh && h("a", { href: `/ui/jobs/${fresh}` }, ` ${fresh}`));
-  } catch (error) {
-    say(`It did not work: ${error.message}`);
-  }
-  button.removeAttribute("aria-busy");
-  fetched = -STALE;
-  await refresh();
-  if (!view) reload();
+	const { do: deed, ask: text, said, span: spans } = button.dataset;
+	let [method, path] = deed.split(" ");
+	if (text) {
+		const given = await question(text, button.textContent, button.classList.contains("danger"), spans);
+		if (!given) return;
+		if (spans && given.for) path += `${path.includes("?") ? "&" : "?"}for=${given.for}`;
+	}
+	button.setAttribute("aria-busy", "true");
+	try {
+		const answer = await ask(path, method);
+		const fresh = method === "POST" && answer.job_id;
+		say(said, fresh && h("a", { href: `/ui/jobs/${fresh}` }, ` ${fresh}`));
+	} catch (error) {
+		say(`It did not work: ${error.message}`);
+	}
+	button.removeAttribute("aria-busy");
+	fetched = -STALE;
+	await refresh();
+	if (!view) reload();
 }
 
 async function reveal(details) {
-  const place = details.querySelector("pre");
-  if (details.open && !place.textContent) place.textContent = await ask(details.dataset.load).then((it) => (it.trim ? it : JSON.stringify(it, null, 2)), (error) => error.message);
+	const place = details.querySelector("pre");
+	if (details.open && !place.textContent) place.textContent = await ask(details.dataset.load).then((it) => (it.trim ? it : JSON.stringify(it, null, 2)), (error) => error.message);
 }
 
 async function curl(button) {
-  try {
-    const line = (await ask(button.dataset.curl)).replace("ORIGIN", location.origin);
-    const copied = await navigator.clipboard?.writeText(line).then(() => true, () => false);
-    await question(copied ? "Copied:" : "The call as curl:", null, false, null, line);
-  } catch (error) {
-    say(error.message);
-  }
+	try {
+		const line = (await ask(button.dataset.curl)).replace("ORIGIN", location.origin);
+		const copied = await navigator.clipboard?.writeText(line).then(() => true, () => false);
+		await question(copied ? "Copied:" : "The call as curl:", null, false, null, line);
+	} catch (error) {
+		say(error.message);
+	}
 }
 
 document.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-do], button[data-curl]");
-  if (button) (button.dataset.do ? act : curl)(button);
+	const button = event.target.closest("button[data-do], button[data-curl]");
+	if (button) (button.dataset.do ? act : curl)(button);
 });
 document.addEventListener("toggle", (event) => event.target.dataset?.load && reveal(event.target), true);
 
@@ -138,24 +138,24 @@ const help = () => $("help").showModal();
 const search = () => document.querySelector("input[type=search]")?.focus();
 
 function step(by) {
-  const rows = [...main.querySelectorAll("tbody tr")].filter((row) => row.querySelector("a, button"));
-  const at = rows.indexOf(document.activeElement.closest("tr"));
-  rows[at < 0 ? 0 : Math.min(rows.length - 1, Math.max(0, at + by))]?.querySelector("a, button").focus();
+	const rows = [...main.querySelectorAll("tbody tr")].filter((row) => row.querySelector("a, button"));
+	const at = rows.indexOf(document.activeElement.closest("tr"));
+	rows[at < 0 ? 0 : Math.min(rows.length - 1, Math.max(0, at + by))]?.querySelector("a, button").focus();
 }
 
 let going = 0;
 const deeds = { "?": help, p: hold, j: () => step(1), k: () => step(-1), "/": search, c: () => $("cancel")?.click() };
 
 document.addEventListener("keydown", (event) => {
-  const { key, target } = event;
-  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  if (target.matches("input, select, textarea")) return key === "Escape" && target.blur();
-  const way = performance.now() < going && [...document.querySelectorAll("nav a")].find((link) => link.text[0].toLowerCase() === key);
-  if (way) return way.click();
-  going = key === "g" ? performance.now() + 1_500 : 0;
-  if (!deeds[key]) return;
-  event.preventDefault();
-  deeds[key]();
+	const { key, target } = event;
+	if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+	if (target.matches("input, select, textarea")) return key === "Escape" && target.blur();
+	const way = performance.now() < going && [...document.querySelectorAll("nav a")].find((link) => link.text[0].toLowerCase() === key);
+	if (way) return way.click();
+	going = key === "g" ? performance.now() + 1_500 : 0;
+	if (!deeds[key]) return;
+	event.preventDefault();
+	deeds[key]();
 });
 
 root.classList.add("js");

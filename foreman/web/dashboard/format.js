@@ -10,14 +10,14 @@ export const round = (value, places = 1) => (value == null ? "–" : digits.form
 
 /** A span in seconds: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
 export function span(seconds) {
-  if (seconds == null) return "–";
-  if (seconds < 9.95) return `${Math.max(0, seconds).toFixed(1)} s`;
-  const s = Math.round(seconds);
-  if (s < 60) return `${s} s`;
-  const two = (a, unit, b, small) => (b ? `${a} ${unit} ${b} ${small}` : `${a} ${unit}`);
-  if (s < 3600) return two(Math.floor(s / 60), "min", s % 60, "s");
-  if (s < 86400) return two(Math.floor(s / 3600), "h", Math.floor((s % 3600) / 60), "min");
-  return two(Math.floor(s / 86400), "d", Math.floor((s % 86400) / 3600), "h");
+	if (seconds == null) return "–";
+	if (seconds < 9.95) return `${Math.max(0, seconds).toFixed(1)} s`;
+	const s = Math.round(seconds);
+	if (s < 60) return `${s} s`;
+	const two = (a, unit, b, small) => (b ? `${a} ${unit} ${b} ${small}` : `${a} ${unit}`);
+	if (s < 3600) return two(Math.floor(s / 60), "min", s % 60, "s");
+	if (s < 86400) return two(Math.floor(s / 3600), "h", Math.floor((s % 3600) / 60), "min");
+	return two(Math.floor(s / 86400), "d", Math.floor((s % 86400) / 3600), "h");
 }
 
 export const ms = (value) => (value == null ? "–" : value < 999.5 ? `${round(value, value < 10 ? 1 : 0)} ms` : span(value / 1000));
@@ -31,16 +31,16 @@ export const name = (text, more) => h("bdi", { class: "name", title: text, ...mo
 export const shortId = (id) => h("code", { title: id }, `…${id.slice(-8)}`);
 
 const MARKS = {
-  up: "✓", down: "✗", paused: "‖", queued: "○", loading: "◔", working: "●",
+	up: "✓", down: "✗", paused: "‖", queued: "○", loading: "◔", working: "●",
 };
 
 /** A state: mark, word and colour. */
 export const state = (word, more) =>
-  h("span", { class: `state s-${word}` }, h("span", { "aria-hidden": "true" }, `${MARKS[word] ?? "·"} `), more ?? word);
+	h("span", { class: `state s-${word}` }, h("span", { "aria-hidden": "true" }, `${MARKS[word] ?? "·"} `), more ?? word);
 
 /** One of eight colours, the same for the same text. */
 export function colour(text) {
-  let sum = 7;
-  for (const letter of text ?? "") sum = (sum * 31 + letter.codePointAt(0)) >>> 0;
-  return `c${sum % 8}`;
+	let sum = 7;
+	for (const letter of text ?? "") sum = (sum * 31 + letter.codePointAt(0)) >>> 0;
+	return `c${sum % 8}`;
 }

@@ -23,91 +23,91 @@ export const age = () => (performance.now() - live.at) / 1000;
 
 /** Begin; `tell` is called at each snapshot and each change of the way it comes. */
 export function start(first, tell) {
-  told = tell;
-  if (first) take(first);
-  addEventListener("online", connect);
-  document.addEventListener("visibilitychange", () => (document.hidden ? stop() : connect()));
-  if (!document.hidden) connect();
+	told = tell;
+	if (first) take(first);
+	addEventListener("online", connect);
+	document.addEventListener("visibilitychange", () => (document.hidden ? stop() : connect()));
+	if (!document.hidden) connect();
 }
 
 /** Hold what is shown, or go on. */
 export function pause(on) {
-  if (on === (live.mode === "paused")) return;
-  frozen = performance.now();
-  stop();
-  live.mode = on ? "paused" : "reconnecting";
-  if (on) told();
-  else connect();
+	if (on === (live.mode === "paused")) return;
+	frozen = performance.now();
+	stop();
+	live.mode = on ? "paused" : "reconnecting";
+	if (on) told();
+	else connect();
 }
 
 /** What somebody did shall show at once. */
 export const refresh = () => ask("/ops/state").then(take, () => {});
 
 function take(state) {
-  live.state = state;
-  live.at = performance.now();
-  told();
+	live.state = state;
+	live.at = performance.now();
+	told();
 }
 
 function stop() {
-  source?.close();
-  source = null;
-  clearTimeout(timer);
+	source?.close();
+	source = null;
+	clearTimeout(timer);
 }
 
 function connect() {
-  if (live.mode === "paused") return;
-  stop();
-  source = new EventSource("/ops/events");
-  source.onerror = () => lost();
-  source.addEventListener("bye", () => lost("the gateway restarts"));
-  source.addEventListener("snapshot", (event) => arrived(JSON.parse(event.data)));
-  source.addEventListener("change", (event) => arrived({ ...live.state, ...JSON.parse(event.data) }));
-  watch();
+	if (live.mode === "paused") return;
+	stop();
+	source = new EventSource("/ops/events");
+	source.onerror = () => lost();
+	source.addEventListener("bye", () => lost("the gateway restarts"));
+	source.addEventListener("snapshot", (event) => arrived(JSON.parse(event.data)));
+	source.addEventListener("change", (event) => arrived({ ...live.state, ...JSON.parse(event.data) }));
+	watch();
 }
 
 function arrived(state) {
-  failures = 0;
-  live.mode = "live";
-  live.why = "";
-  watch();
-  take(state);
+	failures = 0;
+	live.mode = "live";
+	live.why = "";
+	watch();
+	take(state);
 }
 
 function watch() {
-  clearTimeout(timer);
-  timer = setTimeout(poll, SILENT);
+	clearTimeout(timer);
+	timer = setTimeout(poll, SILENT);
 }
 
 function lost(why = "") {
-  stop();
-  live.mode = "reconnecting";
-  live.why = why;
-  told();
-  timer = setTimeout(retry, PAUSES[Math.min(failures++, PAUSES.length - 1)] * (0.8 + 0.4 * Math.random()));
+	stop();
+	live.mode = "reconnecting";
+	live.why = why;
+	told();
+	timer = setTimeout(retry, PAUSES[Math.min(failures++, PAUSES.length - 1)] * (0.8 + 0.4 * Math.random()));
 }
 
 // An EventSource does not say why it failed; a plain question tells a lost token from a lost gateway.
 async function retry() {
-  try {
-    const state = await ask("/ops/state");
-    if (live.mode === "paused" || document.hidden) return;
-    take(state);
-    connect();
-  } catch (error) {
-    if (error.status === 401 || error.status === 403) location.reload();
-    else lost(error.status ? error.message : "");
-  }
+	try {
+		const state = await ask("/ops/state");
+		if (live.mode === "paused" || document.hidden) return;
+		take(state);
+		connect();
+	} catch (error) {
+		if (error.status === 401 || error.status === 403) location.reload();
+		else lost(error.status ? error.message : "");
+	}
 }
 
 async function poll() {
-  try {
-    const state = await ask("/ops/state");
-    live.mode = "live";
-    live.why = "asked for each 2 s: something holds the stream back";
-    take(state);
-    timer = setTimeout(poll, POLL);
-  } catch {
-    lost();
-  }
+	try {
+		const state = await ask("/ops/state");
+		live.mode = "live";
+		live.why = "asked for each 2 s: something holds the stream back";
+		take(state);
+		timer = setTimeout(poll, POLL);
+	} catch {
+		lost();
+	}
 }

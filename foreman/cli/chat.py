@@ -45,7 +45,7 @@ def chat(
 
 
 def _conversation(settings: Settings, model: str) -> None:
-    """Line by line until the end of input; the turns so far go along."""
+    """Line by line until the end of input; what was said so far goes along."""
     remark(f"{model} at {settings.gateway_url}. Ctrl-C cancels an answer, Ctrl-D ends.")
     messages: list[dict[str, Any]] = []
     while True:
@@ -101,12 +101,12 @@ async def _ask(settings: Settings, request: dict[str, Any], *, live: bool) -> An
             request,
             on_state=screen.state if screen is not None else None,
             on_restart=screen.restart if screen is not None else _nothing_was_shown,
-        ) as turn,
+        ) as answering,
     ):
-        async for delta in turn:
+        async for delta in answering:
             if screen is not None:
                 screen.show(delta)
-    return turn.answer
+    return answering.answer
 
 
 def _nothing_was_shown() -> None:

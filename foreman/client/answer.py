@@ -1,6 +1,6 @@
 """What the chunks of one answer add up to: text, thinking, tool calls, counts, and how fast they came.
 
-A turn feeds me each chunk of any dialect with the moment it came; programs may use me on chunks of their own. The
+A chat feeds me each chunk of any dialect with the moment it came; programs may use me on chunks of their own. The
 arguments of a tool call are parsed once, at the call's own end mark and never before (half of a JSON is none), and a log
 event `tool_call.parsed` says so. I do no I/O and refuse nothing: arguments that are no JSON are kept as they came.
 """

@@ -4,7 +4,7 @@
         async for delta in foreman.chat({"model": "llama3.2", "messages": [...]}): ...
         job = await foreman.jobs.submit({...})
 
-I am what a program imports; turn.py follows one call and jobs.py speaks of jobs. I know nothing of the store.
+I am what a program imports; chat.py follows one call and jobs.py speaks of jobs. I know nothing of the store.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from foreman.client.chat import Ask, Chat
 from foreman.client.gateways import Gateways
 from foreman.client.jobs import Jobs
-from foreman.client.turn import Ask, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class Foreman:
     """One client: `async with Foreman(url) as foreman`.
 
     Args:
-        urls: the base URL of the gateway, or those of several of one pool, asked in turn when one fails. Default:
+        urls: the base URL of the gateway, or those of several of one pool, asked one after the other when one fails. Default:
             `FOREMAN_URL`, else http://127.0.0.1:8080.
         token: the bearer. Default: `FOREMAN_TOKEN`.
         patience: seconds without a sign of life after which an answer or a call about jobs is given up.
@@ -46,7 +46,7 @@ class Foreman:
             [given] if isinstance(given, str) else given, token or os.environ.get("FOREMAN_TOKEN")
         )
         self._patience = patience
-        self._turns: list[Turn] = []
+        self._chats: list[Chat] = []
         self.jobs = Jobs(self._gateways, patience=patience, again=patience)
         """The async surface: submit, get, wait, list, cancel, retry, events, artifact."""
 
@@ -57,8 +57,8 @@ class Foreman:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for turn in self._turns:
-            await turn.aclose()
+        for chat in self._chats:
+            await chat.aclose()
         await self._gateways.close()
 
     def chat(
@@ -71,7 +71,7 @@ class Foreman:
         on_restart: Callable[[], None] | None = None,
         progress: float = 1.0,
         headers: dict[str, str] | None = None,
-    ) -> Turn:
+    ) -> Chat:
         """A streamed call: an async iterator of `Delta`, with what they add up to in `answer`.
 
         Args:
@@ -108,9 +108,9 @@ class Foreman:
             self._patience,
             progress,
         )
-        turn = Turn(self._gateways, ask)
-        self._turns = [*(kept for kept in self._turns if not kept.over), turn]
-        return turn
+        chat = Chat(self._gateways, ask)
+        self._chats = [*(kept for kept in self._chats if not kept.over), chat]
+        return chat
 
 
 def _nobody(_state: State) -> None:

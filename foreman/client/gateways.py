@@ -1,6 +1,6 @@
 """The gateways a program may talk to: their addresses, the token, one session, and who is asked next.
 
-Turns and jobs send through me. I turn refusals and connections that can't be made into a ForemanError, and move on to
+Chats and jobs send through me. I turn refusals and connections that can't be made into a ForemanError, and move on to
 the next address after each that failed; I repeat nothing by myself but what `again` is asked to.
 """
 
@@ -32,7 +32,7 @@ class Gateways:
     """Addresses of one pool's gateways.
 
     Args:
-        urls: base URLs, asked in turn.
+        urls: base URLs, asked one after the other.
         token: the bearer, or None.
     """
 

@@ -1,6 +1,6 @@
 r"""The bytes of an answer turned into its chunks, wherever they were cut.
 
-A turn feeds me what comes off the socket, NDJSON or SSE. I give back the chunks, each with the offset in the answer at
+A chat feeds me what comes off the socket, NDJSON or SSE. I give back the chunks, each with the offset in the answer at
 which it ends, and what heartbeats say of the wait; heartbeats themselves are no part of the answer and don't count. I
 cut lines at `\n` alone and know no dialect.
 """

@@ -73,9 +73,9 @@ async def true_model(folder: Path) -> str:
             for name in ways:
                 answers = [found[name] for found in passes[1:]]  # the first fills the model's cache
                 rows.append((name, *(_median(answers, at) for at in range(3)), answers[0][3]))
-            async with Foreman(proxy.url) as foreman, foreman.chat(ask, path="/v1/chat/completions") as turn:
-                answer = await turn.whole()
-                job = await foreman.jobs.get(str(turn.job_id))
+            async with Foreman(proxy.url) as foreman, foreman.chat(ask, path="/v1/chat/completions") as chat:
+                answer = await chat.whole()
+                job = await foreman.jobs.get(str(chat.job_id))
             said = answer.text.strip().replace("\n", " ")
     finally:
         await model.stop()
@@ -116,8 +116,8 @@ async def first_sign(folder: Path) -> str:
 
         headers = {} if progress is not None else {"X-Foreman-Progress": "3600"}
         async with Foreman(url) as foreman:
-            turn = foreman.chat(ask, key=None, on_state=state, progress=progress or 3600, headers=headers)
-            async for delta in turn:
+            chat = foreman.chat(ask, key=None, on_state=state, progress=progress or 3600, headers=headers)
+            async for delta in chat:
                 sign("thinking" if delta.thinking else "answer")
 
     async with (
@@ -142,9 +142,9 @@ async def stop(folder: Path) -> str:
         nginx(folder / "nginx", house.url, NGINX) as proxy,
         Foreman(proxy.url) as foreman,
     ):
-        async with foreman.chat({"model": "alpha", "messages": ASK}) as turn:
-            async for _ in turn:
-                if turn.answer.deltas == 25:
+        async with foreman.chat({"model": "alpha", "messages": ASK}) as chat:
+            async for _ in chat:
+                if chat.answer.deltas == 25:
                     break
             at = time.monotonic()
         await fake.until(lambda fake: fake.cancels == 1)
@@ -307,13 +307,13 @@ async def killed(folder: Path) -> str:
             expected = [delta.chunk async for delta in straight.chat(ask, key=None)]
         victim = await another_gateway(house, "victim")
         chunks, gap, last = [], 0.0, time.monotonic()
-        async with Foreman([victim, house.url]) as foreman, foreman.chat(ask) as turn:
-            async for delta in turn:
+        async with Foreman([victim, house.url]) as foreman, foreman.chat(ask) as chat:
+            async for delta in chat:
                 gap, last = max(gap, time.monotonic() - last if chunks else 0.0), time.monotonic()
                 chunks.append(delta.chunk)
                 if len(chunks) == 50:
                     await house.stop("victim", signal.SIGKILL)
-    return page.killed(len(chunks), len(expected), chunks == expected, gap, turn.resumed)
+    return page.killed(len(chunks), len(expected), chunks == expected, gap, chat.resumed)
 
 
 SECTIONS: dict[str, tuple[Callable[[Path], Awaitable[str]], tuple[str, ...]]] = {

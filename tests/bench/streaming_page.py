@@ -146,7 +146,7 @@ TAIL: Final = """## What makes it so
 - Each line or event of a target is its own HTTP chunk, sent as it comes; no task, queue or JSON per token on the way ([ADR-0016](adr/0016-the-relay.md)).
 - `X-Accel-Buffering: no` and `Cache-Control: no-cache` on every stream; heartbeats in words that every client reads over ([ADR-0012](adr/0012-streaming.md)).
 - A stream that ends without its end mark is made an error: truncation never looks like success.
-- The safe way to try again is to repeat the whole turn under the same `Idempotency-Key`: it attaches to the run that still lives, gets the kept answer of one that
+- The safe way to try again is to repeat the whole call under the same `Idempotency-Key`: it attaches to the run that still lives, gets the kept answer of one that
   ended, and begins a new one only where there is none. `foreman.client` does that by itself ([ADR-0025](adr/0025-the-client.md)).
 """
 

@@ -1,4 +1,4 @@
-"""The browsers' client, run by Node against the scripted gateway of test_turn: it does what the Python one does."""
+"""The browsers' client, run by Node against the scripted gateway of test_client_chat: it does what the Python one does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from tests.client.test_turn import BODY, CUT, EVENTS, HOLD, LOST, TEXT, WORDS, Gateway, Reply, served
+from tests.client.test_client_chat import BODY, CUT, EVENTS, HOLD, LOST, TEXT, WORDS, Gateway, Reply, served
 from tests.needs import ROOT, needs
 
 pytestmark = needs("node")

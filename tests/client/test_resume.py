@@ -84,15 +84,15 @@ async def test_no_byte_is_lost_or_doubled_when_a_gateway_is_killed(pair: tuple[F
     asked = len(fake.requests_to(path))
     async with asyncio.timeout(50), asyncio.TaskGroup() as group:
         group.create_task(killed_in_mid_stream(house, name, gate, arrived))
-        async with Foreman([victim, house.url]) as foreman, foreman.chat(DIALECTS[path], path=path) as turn:
-            async for delta in turn:
+        async with Foreman([victim, house.url]) as foreman, foreman.chat(DIALECTS[path], path=path) as chat:
+            async for delta in chat:
                 chunks.append(delta.chunk)
                 if len(chunks) > BEFORE:
                     arrived.set()
     assert chunks == expected
-    assert turn.resumed == 1
+    assert chat.resumed == 1
     assert len(fake.requests_to(path)) == asked + 1, "one run, not two"
-    job = await house.get(f"/jobs/{turn.job_id}")
+    job = await house.get(f"/jobs/{chat.job_id}")
     assert (job["state"], job["attempt"]) == ("done", 1)
 
 

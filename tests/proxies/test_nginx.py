@@ -156,7 +156,7 @@ async def test_a_queue_of_5_s_outlives_a_proxy_that_waits_1_s(pair: tuple[FakeOl
             assert message["content"], name
         for task in streams:
             arrivals, body = task.result()
-            assert arrivals.pieces[0][0] < QUEUED, "a sign of life before its turn"
+            assert arrivals.pieces[0][0] < QUEUED, "a sign of life while it waits"
             assert b'"done":true' in body or b"[DONE]" in body
             print(f"first byte after {arrivals.pieces[0][0]:.2f} s, last after {arrivals.pieces[-1][0]:.2f} s")  # noqa: T201
 

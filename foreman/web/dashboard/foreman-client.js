@@ -19,7 +19,7 @@
 //             thinking and answering with the tokens so far, at most ten times a second; seconds as numbers. What a
 //             page should show instead of a spinner.
 //   path      /api/chat (default) · /api/generate · /v1/chat/completions · /v1/completions · /v1/messages · /v1/responses
-//   url       the gateway's base URL, or a list of them, tried in turn; default: the page's own origin
+//   url       the gateway's base URL, or a list of them, tried one after the other; default: the page's own origin
 //   headers   more request headers, such as Authorization
 //   key       an Idempotency-Key (`crypto.randomUUID()`): the call then survives a dropped connection and a restarted
 //             gateway; it is resumed where it broke off. Without one a job ends with its connection, as a page's should.
@@ -50,15 +50,15 @@ export class ForemanError extends Error {
 
 /** A streamed call: an async iterator of chunks. See the head of this file. */
 export async function * chat (request, options = {}) {
-  const turn = new Turn(request, options)
+  const call = new Call(request, options)
   try {
-    yield * turn.chunks()
+    yield * call.chunks()
   } finally {
-    turn.leave()
+    call.leave()
   }
 }
 
-class Turn {
+class Call {
   constructor (request, { signal, onState, onRestart, path = '/api/chat', url = '', headers = {}, key = null, patience = 30, progress = 1 }) {
     this.signal = signal
     this.onState = onState ?? (() => {})
@@ -103,7 +103,7 @@ class Turn {
           await this.name(failure)
           if (this.given > before) { failures = 0; heard = performance.now() }
           failures += 1
-          if (failure.notHere && resume) { // nothing is left to resume: the whole turn again, under the same key
+          if (failure.notHere && resume) { // nothing is left to resume: the whole call again, under the same key
             resume = false
             continue
           }
@@ -222,7 +222,7 @@ class Turn {
     } catch { /* it stays without */ }
   }
 
-  /** An error that came in the stream: the run is over, another one needs the whole turn. */
+  /** An error that came in the stream: the run is over, another one needs the whole call. */
   failed (said) {
     const code = said.code ?? said.error?.code ?? null
     const message = said.message ?? said.error?.message ?? said.error ?? 'no reason given'

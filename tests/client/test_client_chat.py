@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from foreman.client import Delta, Foreman, ForemanError, State, UnreachableError, gateways, turn
+from foreman.client import Delta, Foreman, ForemanError, State, UnreachableError, gateways
+from foreman.client import chat as chats
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -97,10 +98,10 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch):
 
 
 async def ask(*urls: str, patience: float = 20, **options: Any) -> tuple[str, list[Delta], Any]:
-    """A whole chat: its text as the deltas brought it, the deltas, the turn."""
-    async with Foreman(urls, "s3cret", patience=patience) as foreman, foreman.chat(CHAT, **options) as turn:
-        deltas = [delta async for delta in turn]
-    return "".join(delta.text for delta in deltas), deltas, turn
+    """A whole chat: its text as the deltas brought it, the deltas, the chat."""
+    async with Foreman(urls, "s3cret", patience=patience) as foreman, foreman.chat(CHAT, **options) as chat:
+        deltas = [delta async for delta in chat]
+    return "".join(delta.text for delta in deltas), deltas, chat
 
 
 TEXT = "".join(WORDS)
@@ -152,7 +153,7 @@ async def test_offsets_add_up_over_several_losses_and_heartbeats():
 
 
 async def test_a_gateway_that_falls_silent_is_lost(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(turn, "SILENCE", 0.0)
+    monkeypatch.setattr(chats, "SILENCE", 0.0)
     rest = Reply((BODY[len(EVENTS[0]) :],))
     async with served(Reply((EVENTS[0], HOLD))) as frozen, served(rest) as living:
         text, _, _ = await ask(frozen.url, living.url, progress=0.01)
@@ -167,16 +168,16 @@ async def test_another_gateway_takes_over():
     assert living.asked == [("GET", f"/jobs/01J/stream?offset={len(EVENTS[0])}")]
 
 
-@pytest.mark.parametrize("turns", [2, 3, 4])
-async def test_many_answers_are_lost_at_once_and_all_go_on(turns: int):
+@pytest.mark.parametrize("chats", [2, 3, 4])
+async def test_many_answers_are_lost_at_once_and_all_go_on(chats: int):
     async with (
         served(Reply((EVENTS[0], CUT))) as dead,
         served(Reply((BODY[len(EVENTS[0]) :],))) as living,
         Foreman([dead.url, living.url], patience=20) as foreman,
     ):
-        answers = await asyncio.gather(*(foreman.chat(CHAT).whole() for _ in range(turns)))
+        answers = await asyncio.gather(*(foreman.chat(CHAT).whole() for _ in range(chats)))
     assert {answer.text for answer in answers} == {TEXT}
-    assert len(living.asked) == turns
+    assert len(living.asked) == chats
 
 
 async def test_where_nothing_is_left_to_resume_the_same_key_reads_over_what_it_had():
@@ -283,16 +284,16 @@ async def test_nobody_there_is_said_at_once():
 async def test_leaving_cancels_the_job(way: str):
     async with served(Reply((EVENTS[0], HOLD))) as gateway:
         async with Foreman(gateway.url) as foreman:
-            turn = foreman.chat(CHAT)
+            chat = foreman.chat(CHAT)
             if way == "break":
-                async with turn:
-                    await anext(turn)
+                async with chat:
+                    await anext(chat)
             elif way == "cancel":
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.1):
-                        await turn.whole()
+                        await chat.whole()
             else:
-                await anext(turn)
+                await anext(chat)
                 assert len(gateway.asked) == 1
         assert gateway.asked == [("POST", "/api/chat"), ("DELETE", "/jobs/01J")]
 
@@ -308,8 +309,8 @@ async def test_leaving_before_the_head_cancels_by_the_same_key():
 
 async def test_without_a_key_leaving_is_closing_the_connection():
     async with served(Reply((EVENTS[0], HOLD))) as gateway, Foreman(gateway.url) as foreman:
-        async with foreman.chat(CHAT, key=None) as turn:
-            await anext(turn)
+        async with foreman.chat(CHAT, key=None) as chat:
+            await anext(chat)
         assert gateway.asked == [("POST", "/api/chat")]
 
 

@@ -40,7 +40,7 @@ _NOT_HERE: Final = frozenset({404, 409, 410, 416})
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a turn asks for."""
+    """What a chat asks for."""
 
     path: str
     body: bytes
@@ -67,7 +67,7 @@ class RestartError(ForemanError):
         super().__init__(message, code=Code.INTERRUPTED, retryable=True, job_id=job_id)
 
 
-class Turn:
+class Chat:
     """An async iterator of deltas, and a context manager: leaving it early cancels the job."""
 
     def __init__(self, gateways: Gateways, ask: Ask) -> None:

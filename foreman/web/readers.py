@@ -83,7 +83,7 @@ class Readers:
         if relay.feedback is not None or relay.phase is Phase.ENDED:
             return  # its own run answers it after all, or nobody listens any more
         if job is None or job.answer_head is None or stream is None:
-            words = f"the answer of job {call.job_id} is kept no longer: send the request anew"
+            words = f"the answer of job {call.job_id} is kept no longer: send the request anew, under another key"
             relay.fail(Failure(Code.BAD_REQUEST, words, status=410))
             return
         status, headers, framing = parse_head(job.answer_head.encode())

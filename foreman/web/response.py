@@ -258,7 +258,10 @@ class Wire:
         if self._spool is None:
             self._spool = Spool(self._spools, self._loop, left=self._left, drop=self.on_slow, fit=self.on_fit)
         if self._lags:
-            self._spool.lags(self._brought - self._credited, moved=moved, draining=self._finishing)
+            behind = self._brought - self._credited
+            if self._finishing:  # nobody waits for credit any more: what counts is what is held
+                behind = sum(len(framed) for framed, _ in self._pending)
+            self._spool.lags(behind, moved=moved, draining=self._finishing)
         else:
             self._spool.clear()
 

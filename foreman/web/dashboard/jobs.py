@@ -76,8 +76,7 @@ def job_list(
             markup.name(job.caller),
             markup.name(job.target),
             markup.ago(job.created_at),
-            markup.milliseconds(job.timings.get("queued_ms"))
-            or (span(now - job.created_at) if not job.claimed_at else None),
+            span((job.claimed_at or job.finished_at or now) - job.created_at),
             markup.milliseconds(job.timings.get("ttft_ms")),
             _total(job, now),
             job.usage.get("completion_tokens"),
@@ -289,20 +288,22 @@ def _contents(frame: Frame, job: Job) -> Markup:
     if not frame.acts:
         return Markup('<p class="none">This token may look at jobs, not at what they say.</p>')
     path = f"/jobs/{job.id}"
-    parts = [_hidden("request", "Show the request", f"{path}/request")]
+    links = not frame.closed  # a cookie alone opens no request
+    parts = [_hidden("request", "Show the request", f"{path}/request", links=links)]
     for artifact in job.artifacts:
         title = f"Show the artifact {artifact.name} ({artifact.size:,} bytes)"
-        parts.append(_hidden(artifact.name, title, f"{path}/artifacts/{quote(artifact.name, safe='')}"))
+        parts.append(_hidden(artifact.name, title, f"{path}/artifacts/{quote(artifact.name, safe='')}", links=links))
     if not job.artifacts:
         why = "No answer is kept." if job.state in TERMINAL else "There is no answer yet."
         parts.append(Markup(f'<p class="none">{why}</p>'))
     return join(*parts)
 
 
-def _hidden(key: str, title: str, path: str) -> Markup:
+def _hidden(key: str, title: str, path: str, *, links: bool) -> Markup:
+    bare = f"<noscript>{markup.link(path, path)}</noscript>" if links else ""
     return Markup(
         f'<details data-key="{cell(key)}" data-load="{cell(path)}"><summary>{cell(title)}</summary>'
-        f'<pre data-keep tabindex="0"></pre><noscript>{markup.link(path, path)}</noscript></details>'
+        f'<pre data-keep tabindex="0"></pre>{bare}</details>'
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, Slot, State, Surface
+from foreman.store.records import SwapRecord
 from tests.store.ground import new_job
 
 if TYPE_CHECKING:
@@ -16,6 +18,17 @@ if TYPE_CHECKING:
 
 CODES = (Code.UPSTREAM_ERROR, Code.STALLED, Code.UPSTREAM_UNREACHABLE, Code.DEADLINE_EXCEEDED)
 BATCH = 500
+
+
+async def swaps(store: Store, target: str = "gpu1", now: float | None = None) -> None:
+    """Six residencies in the last ten minutes, the last one still loaded."""
+    now = time.time() if now is None else now
+    for number in range(6):
+        t0 = now - 600 + number * 100
+        name = f"model-{number % 3}"
+        await store.swaps.record(SwapRecord(target, name, name, "due", t0, t0 + 4, victim="x", fifo_swaps=2), 4.0)
+        if number < 5:
+            await store.swaps.gone(target, name, t0 + 100, "swap")
 
 
 class Past:

@@ -11,6 +11,7 @@ import pytest
 from foreman.core.jobs import State
 from tests.needs import needs
 from tests.web.conftest import wait_until
+from tests.web.dashboard.past import swaps
 from tests.web.test_chat import CHAT
 
 pytestmark = [needs("chromium"), pytest.mark.timeout(120)]
@@ -180,8 +181,9 @@ async def test_keys_lead_everywhere(gateway, worker, eyes):
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 360)])
 @needs("axe")
-async def test_axe_finds_no_barrier(gateway, past, worker, dial, eyes, scheme, width):
+async def test_axe_finds_no_barrier(gateway, past, worker, dial, eyes, store, scheme, width):
     ids = await past.of(40)
+    await swaps(store)
     caller = await dial(gateway)
     for number in range(7):
         await caller.post("/jobs", CHAT | {"stream": False, "options": {"num_ctx": 99 + number}})
@@ -190,6 +192,8 @@ async def test_axe_finds_no_barrier(gateway, past, worker, dial, eyes, scheme, w
     for view in (*VIEWS, f"/jobs/{ids[0]}"):
         await page.goto(f"{gateway.url}/ui{view}")
         await page.locator("#feed", has_text="live").wait_for()
+        if view == "":
+            await page.wait_for_selector(".timeline svg")
         await page.evaluate(axe)
         found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         told = [

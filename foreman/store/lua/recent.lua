@@ -3,5 +3,5 @@
 -- ARGV    lanes
 -- returns per lane: lines of state, code, ttft ms, tpot ms, queued ms, caller, joined by newlines; the newest first
 local reply = {}
-for number, lane in ipairs(ARGV) do reply[number] = redis.call('LRANGE', k_recent(lane), 0, -1) end
+for number, lane in ipairs(ARGV) do reply[number] = redis.call('LRANGE', k_recent(lane), 0, 31) end
 return reply

@@ -4,7 +4,9 @@
 local BUCKETS = 21
 local RECENT, RECENT_MS = 32, 3600000
 
-local function metered(field, by) redis.call('HINCRBY', k_meters(), field, by) end
+local METERS = k_meters()
+
+local function metered(field, by) redis.call('HINCRBY', METERS, field, by) end
 
 -- ms may have a fraction; sums are kept in whole µs.
 local function timed(name, ms)
@@ -40,8 +42,8 @@ local function meter_end(j, to, reason)
   end
   if j.slot == 'side' then return end
   local recent = k_recent(j.lane)
-  redis.call('LPUSH', recent, table.concat(
+  local kept = redis.call('LPUSH', recent, table.concat(
     {to, code, v[2] == '1' and t.ttft_ms or '', t.tpot_ms or '', t.queued_ms or '', v[3] or ''}, '\n'))
-  redis.call('LTRIM', recent, 0, RECENT - 1)
-  redis.call('PEXPIRE', recent, RECENT_MS)
+  if kept >= 2 * RECENT then redis.call('LTRIM', recent, 0, RECENT - 1) end
+  if kept % 8 == 1 then redis.call('PEXPIRE', recent, RECENT_MS) end
 end

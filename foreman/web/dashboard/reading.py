@@ -6,6 +6,7 @@ looks gets no requests, answers and deliveries, and where the store is away the 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -86,7 +87,8 @@ class Reading:
         if time.monotonic() - at > KEPT:
             now = time.time()
             history = {one.name: await self.store.swaps.of(one.name) for one in await self.inventory.fresh()}
-            drawn = timeline.timeline(history, await self.store.views.ran(now - back), now, back)
+            ran = await self.store.views.ran(now - back)
+            drawn = await asyncio.to_thread(timeline.timeline, history, ran, now, back)
             self._drawn[back] = (time.monotonic(), drawn)
         return drawn
 

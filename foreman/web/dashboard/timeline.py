@@ -28,6 +28,10 @@ SHOWN: Final = 50
 _ROW, _GAP, _NAME, _AXIS = 18, 14, 18, 20
 _LABELLED: Final = 4.0
 """Percent of the width from which on a residency has room for its name."""
+_NARROW: Final = 0.5
+"""Percent of the width below which a residency is a stroke without words."""
+_RAILS: Final = 24
+"""Targets that are drawn."""
 _STEPS: Final = (10, 30, 60, 120, 300, 600, 1800, 3600)
 _SLACK: Final = 1.0
 """Seconds after a load in which the end of the one before may be noted."""
@@ -84,7 +88,7 @@ def _drawing(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Ran], n
 
     parts: list[str] = []
     top = 0
-    for name, records in history.items():
+    for name, records in list(history.items())[:_RAILS]:
         parts.append(f'<text x="0" y="{top + 12}">{escape(name[:60])}</text>')
         top += _NAME
         rows = _rows(records, now)
@@ -127,6 +131,9 @@ def _rows(records: Sequence[SwapRecord], now: float) -> list[list[SwapRecord]]:
 
 def _residency(one: SwapRecord, top: int, x: Callable[[float], float], now: float) -> str:
     left, loaded, right = x(one.t0), x(one.loaded), x(one.end or now)
+    if right - left < _NARROW:
+        size = f'width="{max(0.1, right - left):.2f}%" height="{_ROW - 2}"'
+        return f'<rect class="held {colour(one.lane)}" x="{left:.2f}%" y="{top + 1}" {size}></rect>'
     held = span((one.end or now) - one.loaded)
     title = f"{one.model}: {_why(one.reason)}; load {span(one.loaded - one.t0)}, held {held}"
     name, width = one.model.removesuffix(":latest"), right - loaded

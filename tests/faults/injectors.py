@@ -82,6 +82,7 @@ class Injectors:
             return False
         await asyncio.sleep(self.chance.uniform(0.0, 0.3))
         _, worker, life = found
+        await self._another(life.seat)
         async with self.pool.seats[life.seat].hands:
             if life.ended is not None:
                 return False
@@ -110,6 +111,19 @@ class Injectors:
                 self.ledger.kills[worker] = at
             kind = {"w": "worker", "g": "gateway", "b": "background"}[name[0]]
             self.ledger.blow(f"SIGKILL {'target' if name.startswith('gpu') else kind}", name, at)
+
+    async def _another(self, name: str) -> None:
+        """Wait (a while) until somebody else of that role is up: a pool that nobody serves shows nothing but waiting."""
+        peers = [
+            other for other in self.pool.seats if other[0] == name[0] and len(other) == len(name) and other != name
+        ]
+        if name.startswith("gpu"):
+            return
+
+        async def up() -> bool:
+            return any(self.pool.up(other) for other in peers)
+
+        await until(up, 8)
 
     async def terminate_owner(self, target: str) -> bool:
         """SIGTERM to the owner of a target whose job outlasts the grace."""
@@ -148,6 +162,7 @@ class Injectors:
         if found is None:
             return False
         job_id, worker, life = found
+        await self._another(life.seat)
         async with self.pool.seats[life.seat].hands:
             if life.ended is not None:
                 return False

@@ -99,6 +99,13 @@ class Judge:
         self.jobs = jobs
         self.naps = naps
         """When the control process woke up late, and by how much, in seconds."""
+        self._given_up: dict[int, list[Kept]] = defaultdict(list)
+        """Jobs that ended because their caller had enough, by the second of it and those around."""
+        for job in jobs.values():
+            if job.code == "caller_gone":
+                second = int(job.row["finished_at"]) // 1000
+                for around in range(second - 5, second + 6):
+                    self._given_up[around].append(job)
 
     def all(self) -> list[Promise]:
         """The promises about jobs; those about webhooks and keys come from elsewhere."""
@@ -233,7 +240,7 @@ class Judge:
         outcomes: Counter[str] = Counter()
         for one in self.ledger.tries:
             outcomes[one.outcome] += 1
-            if one.outcome == "hung" or (one.outcome == "broken" and not self._broken(one)):
+            if (one.outcome == "hung" and not self._waited(one)) or (one.outcome == "broken" and not self._broken(one)):
                 promise.breaches.append(
                     f"call {one.call} at {one.gateway} ({one.job_id or 'no head'}): {one.outcome} after "
                     f"{one.ended - one.began:.1f} s at +{one.began - self.ledger.began:.1f} s: {one.words}"
@@ -347,6 +354,15 @@ class Judge:
             life.told is not None and life.told <= ended and (life.ended or ended) >= began for life in lives
         )
         return died or any(began <= cut <= ended for cut in self.pool.wires[one.gateway].cuts)
+
+    def _waited(self, one: Try) -> bool:
+        """Whether its job was still waiting or at work when the caller gave up: then the pool was starved, not deaf."""
+        job = self.jobs.get(one.job_id)
+        near = [job] if job is not None else self._given_up.get(int(one.ended), [])
+        return any(
+            abs(int(found.row.get("finished_at", "0")) / 1000 - one.ended) < 5 and found.code == "caller_gone"
+            for found in near
+        )
 
     def _fair(self, one: Try) -> bool:
         """Whether an error is one that something done to the pool asked for."""

@@ -226,11 +226,9 @@ class Run:
     async def _spread(self, step: Callable[[], Awaitable[object]], count: int) -> None:
         """`count` steps over the storm, not before one another's end."""
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, gap = loop.time(), self.plan.storm / count
         for number in range(count):
-            await asyncio.sleep(
-                max(0.0, began + self.plan.storm * (number + self.chance.random()) / count - loop.time())
-            )
+            await asyncio.sleep(max(gap / 2, began + gap * (number + self.chance.random()) - loop.time()))
             await step()
 
     # ------------------------------------------------------------------ the end

@@ -311,6 +311,11 @@ class Topology:
                     return life
                 await asyncio.sleep(0.02)
 
+    def up(self, name: str) -> bool:
+        """Whether the life in a seat has started, and is not frozen."""
+        seat = self.seats[name]
+        return seat.life is not None and not seat.hands.locked() and UP in seat.life.log.read_bytes()
+
     def url(self, gateway: str) -> str:
         """Where callers reach a gateway, through its wire."""
         return f"http://127.0.0.1:{self.wires[gateway].port}"

@@ -31,6 +31,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import TERMINAL, TRANSITIONS, Priority, Slot, State, Surface
 from foreman.store import keys as k
 from foreman.store.client import Store, locator, redis_client
+from foreman.store.deliveries import Outcome, Pace
 from foreman.store.errors import FencedError
 from foreman.store.records import CancelOutcome, Counts, Ownership, Wanted
 from foreman.store.url import parse
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 LANES = ("lane-a", "lane-b")
+URLS = (None, "http://receiver/a", "http://receiver/b")
 RESET = Failure(Code.UPSTREAM_UNREACHABLE, "It reset the connection.")
 WISHES = [Failure(code, "A wish.") for code in (Code.CANCELLED, Code.CALLER_GONE, Code.INTERRUPTED)]
 picks = st.integers(0, 99)
@@ -69,6 +71,8 @@ class QueueMachine(RuleBasedStateMachine):
         """Idempotency keys by surface: the job that was submitted under it last, and its body."""
         self.own: Ownership | None = None
         self.workers = 0
+        self.told: dict[str, list[int]] = {}
+        """Async jobs with a receiver: the seqs that were attempted there, in order."""
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(coroutine)
@@ -105,16 +109,17 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         lane=st.sampled_from(LANES), priority=st.sampled_from(Priority), sync=st.booleans(),
         wait=st.sampled_from([0.0, 5.0, 60.0]), deadline=st.sampled_from([None, 30.0]), tonight=rarely,
-        key=st.sampled_from([None, None, "a", "b"]), body=st.sampled_from(["1", "2"]),
+        key=st.sampled_from([None, None, "a", "b"]), body=st.sampled_from(["1", "2"]), url=st.sampled_from(URLS),
     )  # fmt: skip
     def submit(
         self, lane: str, priority: Priority, sync: bool, wait: float, deadline: float | None, tonight: bool,
-        key: str | None, body: str,
+        key: str | None, body: str, url: str | None,
     ) -> None:  # fmt: skip
         new = new_job(
             lane=lane, priority=priority, max_wait=wait, deadline_in=deadline,
             surface=Surface.SYNC if sync else Surface.ASYNC, gateway="gw-1" if sync else None,
             not_before=time.time() + 3600 if tonight else None, idempotency_key=key, fingerprint=body,
+            state_webhook_url=None if sync else url,
         )  # fmt: skip
         first, came_with = self.keys.get((sync, key or ""), ("", ""))
         taken = first and self.run(self.queue.get(first)).state not in {State.FAILED, State.CANCELLED}
@@ -132,6 +137,8 @@ class QueueMachine(RuleBasedStateMachine):
             self.keys[sync, key] = (new.id, body)
         self.jobs.append(new.id)
         self.epochs[new.id] = 0
+        if not sync and url is not None:
+            self.told[new.id] = []
 
     @rule()
     def night_comes(self) -> None:
@@ -264,6 +271,33 @@ class QueueMachine(RuleBasedStateMachine):
             assert not self.run(self.queue.transition(job_id, epoch, to, reason="zombie"))
         assert (self.run(self.queue.get(job_id)), self.run(self.queue.events(job_id))) == (before, events)
 
+    # ---------------------------------------------------------------- what a background worker does
+
+    @rule(
+        pick=picks, outcome=st.sampled_from([Outcome.DELIVERED, Outcome.DELIVERED, Outcome.FAILED, Outcome.ABANDONED])
+    )
+    def courier(self, pick: int, outcome: Outcome) -> None:
+        self.run(self._courier(pick, outcome))
+
+    async def _courier(self, pick: int, outcome: Outcome) -> bool:
+        """One attempt at what was handed to arq, if anything was; the same ticket again is nobody's."""
+        deliveries, pace = self.ground.store.deliveries, Pace(schedule=(0.0, 0.0, 0.0), broken_after=1000)
+        await deliveries.call()
+        queue = self.ground.key(k.ARQ)
+        handed = await self.ground.look.zrange(queue, 0, -1)
+        if not handed:
+            return False
+        name = handed[pick % len(handed)]
+        await self.ground.look.zrem(queue, name)
+        evt, _, ticket = name.removeprefix(f"{queue}:").rpartition(":")
+        attempt = await deliveries.begin(evt, int(ticket), pace)
+        if attempt is None:
+            return True
+        self.told[attempt.job.id].append(attempt.job.seq)
+        assert await deliveries.begin(evt, int(ticket), pace) is None
+        await deliveries.settle(attempt, outcome, pace, delay=0.0)
+        return True
+
     # ---------------------------------------------------------------- what holds
 
     @invariant()
@@ -288,11 +322,12 @@ class QueueMachine(RuleBasedStateMachine):
             self.epochs[job_id] = job.epoch
             assert (job.error is not None) >= (job.state is State.FAILED)
         await self._places(states)
+        await self._deliveries(states)
         counted = {state: sum(found is state for found in states.values()) for state in State}
         assert await self.queue.counts() == Counts(**{state.value: number for state, number in counted.items()})
 
     async def _places(self, states: dict[str, State]) -> None:
-        """I5: each job in exactly one place, and every index says the same."""
+        """I4 and I5: each job in exactly one place, a running one with exactly one worker; every index says the same."""
         look, key = self.ground.look, self.ground.key
         queued = {job_id for job_id, state in states.items() if state is State.QUEUED}
         delayed = set(await look.zrange(key(k.DELAYED, "drain"), 0, -1))
@@ -315,6 +350,15 @@ class QueueMachine(RuleBasedStateMachine):
             assert sorted(itertools.chain(*ended)) == sorted(j for j, found in states.items() if found is state)
 
         await self._list()
+
+    async def _deliveries(self, states: dict[str, State]) -> None:
+        """I8: one delivery per transition and receiver, tried in order of seq."""
+        for job_id, attempts in self.told.items():
+            job = await self.queue.get(job_id)
+            assert job is not None
+            delivery = self.ground.key(k.DELIVERY, f"evt_{job_id}_{job.seq}")  # those before it were looked at before
+            assert await self.ground.look.hget(delivery, "state") == job.state.value
+            assert attempts == sorted(attempts)
 
     async def _list(self) -> None:
         """Page by page, each job once, the newest first."""
@@ -342,6 +386,8 @@ class QueueMachine(RuleBasedStateMachine):
         for name in await self.ground.look.zrange(self.ground.key(k.WORKERS), 0, -1):
             await self.queue.retire(name)
         await self.queue.leave("gw-1")
+        while any([await self.ground.store.deliveries.open(job_id) for job_id in self.told]):
+            assert await self._courier(0, Outcome.DELIVERED), "an open delivery is always on its way"
         await no_leaks(self.ground)
         assert await self.ground.store.answers.recount() == 0
         prefix = self.ground.keys.prefix

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import foreman
+from foreman.cli.bench import bench
 from foreman.cli.cancel import cancel
 from foreman.cli.chat import chat
 from foreman.cli.console import Failed, Refusal, remark, say
@@ -52,7 +53,7 @@ def _root(
     """An always-on job-queue gateway in front of LLM servers."""
 
 
-for command in (serve, demo, run, chat, submit, jobs, show, cancel, retry, top, doctor, simulate):
+for command in (serve, demo, run, chat, submit, jobs, show, cancel, retry, top, doctor, bench, simulate):
     app.command()(command)
 app.add_typer(trace, name="trace")
 app.add_typer(webhooks, name="webhooks")

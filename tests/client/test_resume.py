@@ -96,6 +96,25 @@ async def test_no_byte_is_lost_or_doubled_when_a_gateway_is_killed(pair: tuple[F
     assert (job["state"], job["attempt"]) == ("done", 1)
 
 
+@pytest.mark.parametrize("after", [0.0, 0.01, 0.3])
+async def test_who_leaves_the_queue_leaves_nothing_in_it(pair: tuple[FakeOllama, House], after: float) -> None:
+    """Its job has a key and would live on: before its head has come the same key finds it, afterwards its id."""
+    fake, house = pair
+    busy = fake.gate(after=1)
+    async with Foreman(house.url) as foreman:
+        first = foreman.chat(BODY)
+        await anext(first)
+        await busy.reached()
+        asked = len(fake.requests_to("/api/chat"))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(after):  # the caller's own patience
+                await foreman.chat(BODY).whole()
+        await house.until(lambda state: state["jobs"]["queued"] == 0)
+        busy.open()
+        assert len((await first.whole()).texts) > TOKENS
+    assert len(fake.requests_to("/api/chat")) == asked
+
+
 @needs("node")
 async def test_the_browsers_client_goes_on_too(pair: tuple[FakeOllama, House]) -> None:
     fake, house = pair

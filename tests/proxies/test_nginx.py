@@ -23,6 +23,8 @@ from tests.rig import House, rig
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.proxies.proxies import Proxy
+
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), needs("nginx")]
 
 BODY = {"model": CHAT, "messages": ASK, "stream": True}
@@ -46,17 +48,24 @@ async def pair(tmp_path_factory):
         yield fake, house
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["defaults", "gzip"])
+async def proxied(request, pair: tuple[FakeOllama, House], tmp_path_factory):
+    """An nginx before foreman, and whether it compresses."""
+    zipped = request.param == "gzip"
+    server = (GZIP if zipped else "") + DEFAULTS
+    async with nginx(tmp_path_factory.mktemp("proxied"), pair[1].url, server) as proxy:
+        yield proxy, zipped
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("how", ["defaults", "gzip"])
 async def test_each_token_comes_through_before_the_next_is_made(
-    pair: tuple[FakeOllama, House], tmp_path: Path, dialect: str, how: str
+    pair: tuple[FakeOllama, House], proxied: tuple[Proxy, bool], dialect: str
 ) -> None:
-    fake, house = pair
+    fake, _ = pair
+    proxy, zipped = proxied
     path, body, headers = DIALECTS[dialect]
-    zipped = how == "gzip"
     gate = fake.gate(after=1)
     async with (
-        nginx(tmp_path, house.url, (GZIP if zipped else "") + DEFAULTS) as proxy,
         asyncio.timeout(30),
         aiohttp.ClientSession(auto_decompress=False) as session,
         session.post(

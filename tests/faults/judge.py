@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -196,14 +197,14 @@ class Judge:
         """What was kept or told as the end of a job comes from its last claim, not from a zombie's."""
         promise = Promise("no answer of a fenced run")
         count = 0
-        said = [(job, Said.of(job.answer or "")) for _, job in self._async() if job.end == "done"]
+        said = [(job, Said.of(job.answer or ""), math.inf) for _, job in self._async() if job.end == "done"]
         for one in self.ledger.tries:
             job = self.jobs.get(one.job_id)
             if one.outcome == "whole" and one.said is not None and job is not None and job.end == "done":
-                said.append((job, one.said))
-        for job, answer in said:
-            claims = job.claims()
-            count += 1
+                said.append((job, one.said, one.ended))
+        for job, answer, told in said:
+            claims = [claim for claim in job.claims() if int(claim["time"]) / 1000 <= told]
+            count += 1  # a caller who has all of it may see its job run again: the worker died before it could say so
             if claims and answer.began and answer.began < int(claims[-1]["time"]) / 1000 - SLACK:
                 late = int(claims[-1]["time"]) / 1000 - answer.began
                 promise.breaches.append(f"{job.id}: its answer's run began {late:.2f} s before its last claim")

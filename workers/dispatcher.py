@@ -20,7 +20,8 @@ from workers.keeper import Keeper
 from workers.loader import Order
 
 if TYPE_CHECKING:
-    from foreman.core.scheduler import Decision
+    from foreman.core.placement import Offer
+    from foreman.core.scheduler import Decision, LaneView
     from foreman.store.records import Claimed, LaneFacts
     from workers.target import Target
 
@@ -73,6 +74,8 @@ class Dispatcher:
         """Act until there is nothing to do before the moment that is returned (infinite: before the next event)."""
         target = self._target
         while target.ready:
+            if target.residency.expire(target.clock.now(), target.busy()):
+                target.residents_changed()
             if target.unseen:
                 free = self._free_residents()
                 taken = await self._take(free) if free else None
@@ -160,11 +163,21 @@ class Dispatcher:
         self._lanes.resumed(now)
         self._bar(now)
         self._note_idle()
-        if target.rivals.any or target.wants_others():
+        if self._somebody_needs_a_place():
             await target.ask_others()
         rivals = target.rivals
         state = self._state(now)
-        return scheduler.choose(self._lanes.index, state, now, self._policy, rivals.idle if rivals.any else None)
+        idle = self._idle if rivals.any else None
+        return scheduler.choose(self._lanes.index, state, now, self._policy, idle)
+
+    def _idle(self, view: LaneView) -> list[Offer]:
+        """What idle targets offer for a lane; nothing for one that asked for this target."""
+        return [] if view.lane in self._lanes.only_here else self._target.rivals.idle(view)
+
+    def _somebody_needs_a_place(self) -> bool:
+        """Whether a lane waits that is not resident: then it matters what other targets hold (rule 8)."""
+        index, residency = self._lanes.index, self._target.residency
+        return len(index) > sum(1 for held in residency.held if index.get(held.lane) is not None)
 
     def _bar(self, now: float) -> None:
         """Leave out what may not be claimed now: held loads, claims that came to nothing, lanes that run without a load."""

@@ -202,6 +202,7 @@ class Inventory:
             swaps=target.loader.swaps,
             paces=target.learned.published(self._lanes_in_play(), target.clock.now()),
             load_ends_at=None if load is None else load.begun_at + residency.load_seconds(load.lane),
+            stopping=target.stopping,
             leaving=None if load is None or load.order.victim is None else load.order.victim.lane,
             stuck=target.stuck,
         )

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from foreman.core.fairness import Policy
-    from foreman.core.placement import Offer
     from foreman.store.records import Changes, LaneFacts, Survey
     from workers.learned import Learned
     from workers.residency import Residency
+    from workers.rivals import Rivals
 
 _WORTH: Final = 0.1
-"""Share by which the usual load must have moved before all lanes that were never loaded are judged by it anew."""
+"""Share by which an expected load must have moved before its lane is judged by it anew."""
 
 
 class Lanes:
@@ -33,7 +33,7 @@ class Lanes:
     Args:
         name: the target's.
         takes: whether a queue's head may run here.
-        homes: the other targets that hold or load a lane.
+        rivals: the pool's other targets.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Lanes:
         residency: Residency,
         learned: Learned,
         takes: Callable[[LaneFacts], bool],
-        homes: Callable[[str], tuple[Offer, ...]],
+        rivals: Rivals,
     ) -> None:
         self._name = name
         self._residency = residency
         self._learned = learned
         self._takes = takes
-        self._homes = homes
+        self._rivals = rivals
         self._queues: dict[tuple[Slot, str], LaneFacts] = {}
         self._lane_of: dict[tuple[Slot, str], str] = {}
         self._members: dict[str, set[tuple[Slot, str]]] = {}
@@ -57,6 +57,8 @@ class Lanes:
         """What may be loaded and drained here."""
         self.pinned: dict[str, LaneFacts] = {}
         """Lanes of pinned models with their earliest head: beside the drain."""
+        self.only_here: set[str] = set()
+        """Lanes of which all that waits asked for this target."""
         self.cursor = ""
         self.pauses: dict[str, float] = {}
         self.unloading: frozenset[str] = frozenset()
@@ -123,9 +125,12 @@ class Lanes:
 
     def loads_learned(self, now: float) -> None:
         """A load was measured: what is expected of lanes that were never loaded here follows."""
-        known, usual = self._residency.loads, self._residency.load_seconds("")
-        views = [view for view in self.index if view.lane in known or abs(view.load_seconds - usual) > _WORTH * usual]
-        self.touch([view.lane for view in views if view.load_seconds != self._residency.load_seconds(view.lane)], now)
+        wrong = [
+            view.lane
+            for view in self.index
+            if abs(view.load_seconds - (seconds := self._load_seconds(view.lane))) > _WORTH * seconds
+        ]
+        self.touch(wrong, now)
 
     def rebuild(self, now: float) -> None:
         """The target's inventory, or what is known of others, has changed: names and leave may differ for all."""
@@ -135,6 +140,7 @@ class Lanes:
     def _refresh(self, lane: str, now: float) -> None:
         open_ = [self._queues[queue] for queue in self._usable(lane, now)]
         if not open_:
+            self.only_here.discard(lane)
             self.index.drop(lane)
             self.pinned.pop(lane, None)
             return
@@ -143,7 +149,10 @@ class Lanes:
             self.pinned[lane] = head
             self.index.drop(lane)
             return
-        pace = self._learned.pace(lane, now)
+        pace = self._learned.pace(lane, now, self._rivals.service_seconds(lane))
+        # What asked for this target has no home elsewhere.
+        alone = all(facts.head_target_only is not None for facts in open_)
+        (self.only_here.add if alone else self.only_here.discard)(lane)
         self.index.put(
             LaneView(
                 lane=lane,
@@ -152,15 +161,21 @@ class Lanes:
                 head_class=head.head_class,
                 classes=_sum(facts.classes for facts in open_),
                 left_at=max((at for facts in open_ if (at := facts.left_at.get(self._name))), default=None),
-                load_seconds=self._residency.load_seconds(lane),
+                load_seconds=self._load_seconds(lane),
                 service_seconds=pace.service_seconds,
                 pace_seconds=pace.seconds_per_run,
                 gaps=pace.gaps,
                 arrival_rate=pace.rate,
-                homes=self._homes(lane),
+                homes=() if alone else self._rivals.homes(lane),
             ),
             now,
         )
+
+    def _load_seconds(self, lane: str) -> float:
+        """The expected load: as measured here, else as on the others, else as is usual here."""
+        if lane not in self._residency.loads and (elsewhere := self._rivals.load_seconds(lane)) is not None:
+            return elsewhere
+        return self._residency.load_seconds(lane)
 
     def _usable(self, lane: str, now: float) -> list[tuple[Slot, str]]:
         return [

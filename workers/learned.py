@@ -111,10 +111,10 @@ class Learned:
         if lane.running == 0 and not more:
             lane.empty_at = now
 
-    def pace(self, name: str, now: float) -> Pace:
-        """What to expect of a lane; of one that was never seen, the prior."""
+    def pace(self, name: str, now: float, elsewhere: float | None = None) -> Pace:
+        """What to expect of a lane; `elsewhere`: the run of it on other targets, the prior where they know it."""
         lane = self._lanes.get(name) or Lane()
-        service = lane.service.seconds(self._usual())
+        service = lane.service.seconds(self._usual() if elsewhere is None else elsewhere)
         return Pace(
             service,
             lane.throughput.seconds_per_run(service, self._slots),

@@ -21,7 +21,7 @@ from foreman.upstream import probe
 from foreman.upstream.faults import Fault, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Mapping
 
     from foreman.tasks import Tasks
     from foreman.upstream.client import Client
@@ -117,7 +117,6 @@ class Loader:
     Args:
         keep_alive: the JSON that is sent (`FOREMAN_KEEP_ALIVE` through `parse_keep_alive`).
         patience: seconds that a preload may take; 0 for ever.
-        busy: the lanes with runs in flight now.
     """
 
     def __init__(
@@ -129,7 +128,6 @@ class Loader:
         *,
         keep_alive: str,
         patience: float,
-        busy: Callable[[], Collection[str]],
     ) -> None:
         self._client = client
         self._residency = residency
@@ -137,7 +135,6 @@ class Loader:
         self._tasks = tasks
         self._keep_alive = keep_alive
         self._patience = patience
-        self._busy = busy
         self._refused: dict[str, int] = {}
         self._held_until: dict[str, float] = {}
         self.current: Load | None = None
@@ -237,7 +234,8 @@ class Loader:
             ps = await probe.loaded(self._client)
         except Fault:
             return
-        change = self._residency.observe(ps, now=self._clock.now(), asked_at=asked_at, busy=self._busy())
+        # Busy or not: who is not listed beside what was just loaded has been pushed out by it.
+        change = self._residency.observe(ps, now=self._clock.now(), asked_at=asked_at)
         if change.vanished:
             self._residency.pushed_out(self._clock.now())
 

@@ -6,6 +6,7 @@ async job; a request that the target's dialect cannot say is a Failure (400) tha
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,7 @@ from foreman.core.errors import Failure
 from foreman.core.jobs import Surface
 from foreman.core.targets import OPENAI
 from foreman.protocols import fold, stream_field, translate
-from foreman.protocols.keep_alive import insert_keep_alive
+from foreman.protocols.keep_alive import FOREVER_NS, insert_keep_alive, nanoseconds
 from foreman.protocols.ollama import peek
 from foreman.upstream.client import Request
 from workers.cutter import Cutter
@@ -73,6 +74,31 @@ def upstream(claimed: Claimed, kind: str, keep_alive: str, own_name: str | None)
     if endpoint in KEPT_ALIVE and not _has_keep_alive(endpoint, body):
         body = insert_keep_alive(body, keep_alive)
     return Upstream(Request(claimed.method, endpoint, body, tuple(claimed.headers.items())), endpoint, stream=stream)
+
+
+def session(claimed: Claimed, default: float) -> float | None:
+    """How long an `ollama` target keeps the model after this call, in seconds, infinite for ever; None: as long as before.
+
+    Args:
+        claimed: the job.
+        default: what foreman adds where it may and the caller says nothing.
+    """
+    endpoint, body = claimed.job.endpoint, claimed.request
+    if endpoint not in KEPT_ALIVE:
+        return None
+    if not _has_keep_alive(endpoint, body):
+        return default
+    try:
+        asked = peek(endpoint, body).keep_alive
+    except Failure:
+        return None
+    return None if asked is None else seconds(asked)
+
+
+def seconds(keep_alive: object) -> float:
+    """A decoded `keep_alive` in seconds; infinite for ever."""
+    spent = nanoseconds(keep_alive)
+    return math.inf if spent >= FOREVER_NS else spent / 1e9
 
 
 def _for_openai(claimed: Claimed, body: bytes, own_name: str | None) -> Upstream:

@@ -7,10 +7,12 @@ noticed, embedding and pinned models left out, the number of places learned. I a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from foreman.core.lanes import canonical, lane_key
+from workers.names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -24,8 +26,6 @@ UNSEEN: Final = 3
 """Looks in a row after which a lane that runs and is not listed counts as put out."""
 CROWDED: Final = 600.0
 """Seconds for which it counts that a lane did not fit beside the others."""
-_NAMES_KEPT: Final = 4096
-"""Lanes whose first name is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,10 @@ class Held:
     """Since when it stands empty while others wait, this time."""
     ours: bool = True
     """Foreman loaded it, now or in a life before."""
+    session: float = math.inf
+    """Seconds that the target keeps it after its last call."""
+    expires_at: float = math.inf
+    """When it goes unless it is called before."""
     context: int | None = None
     """The context length that ps told of it first: another one means that somebody had it loaded anew."""
 
@@ -65,7 +69,7 @@ class Change:
         return bool(self.appeared or self.vanished)
 
 
-class Residency:
+class Residency(Names):
     """The memory of one target.
 
     Args:
@@ -81,8 +85,7 @@ class Residency:
         self._fitted: int | None = None
         self._crowded_until = 0.0
         self._full = False
-        self._digests: dict[str, str] = {}
-        self._names: dict[str, str] = {}
+        super().__init__()
         self._embedding: set[str] = set()
         self._embedding_loaded: set[str] = set()
         self.embed_fits = True
@@ -94,8 +97,6 @@ class Residency:
         self._unseen: dict[str, int] = {}
         """Lane → looks in a row that did not list it although it runs."""
         self._lost_lane: dict[str, str] = {}
-        self._first_names: dict[tuple[str, str], str] = {}
-        """Identity and runner options → the lane key by which they were met first."""
 
     # -- what a choice reads
 
@@ -119,6 +120,10 @@ class Residency:
         """
         known = self._configured is not None or self._full or self._fitted is not None
         return len(self._held) >= self.places and known
+
+    def in_use(self) -> set[str]:
+        """The lanes it holds."""
+        return {*self._held, *self._pinned}
 
     def holds(self, lane: str) -> bool:
         """Whether the lane is resident."""
@@ -144,10 +149,6 @@ class Residency:
         """Whether it is an embedding model."""
         return identity in self._embedding
 
-    def name_of(self, identity: str) -> str | None:
-        """A name by which the target knows a model."""
-        return next((self._names[name] for name, digest in self._digests.items() if digest == identity), None)
-
     def unpinned(self) -> list[str]:
         """Pinned models that it has and does not hold."""
         held = {held.identity for held in self._pinned.values()}
@@ -157,17 +158,6 @@ class Residency:
     def embedding_loaded(self) -> frozenset[str]:
         """Identities of the embedding models that it holds beside the drain, by the last look."""
         return frozenset(self._embedding_loaded)
-
-    def lane_of(self, key: str, model: str, digest: str | None = None) -> str:
-        """The one name, here, of the lane that a queue's key stands for.
-
-        Jobs that came before a model's digest was known are queued under its name, later ones under its digest: one lane.
-        """
-        identity, options = self.identity(model, digest), key.partition("?")[2]
-        if len(self._first_names) > _NAMES_KEPT:
-            used = {*self._held, *self._pinned}
-            self._first_names = {what: name for what, name in self._first_names.items() if name in used}
-        return self._first_names.setdefault((identity, options), key)
 
     def load_seconds(self, lane: str) -> float:
         """The expected load of a lane in seconds."""
@@ -181,19 +171,6 @@ class Residency:
         """Lane → expected load in seconds, for the lanes that were measured."""
         return dict(self._loads)
 
-    def knows(self, model: str) -> bool:
-        """Whether the model is in the target's inventory."""
-        return canonical(model) in self._digests
-
-    def own_name(self, model: str) -> str | None:
-        """How the target spells a model; None where it has it not."""
-        return self._names.get(canonical(model))
-
-    def identity(self, model: str, digest: str | None = None) -> str:
-        """What makes two names one model on this target: its own digest for it, else the one given, else the name."""
-        name = canonical(model)
-        return self._digests.get(name) or (digest or "").removeprefix("sha256:") or name
-
     # -- what happened
 
     def remember(self, resident: Iterable[Mapping[str, Any]], loads: Mapping[str, float]) -> None:
@@ -202,17 +179,15 @@ class Residency:
             lane, model = entry.get("lane"), entry.get("model")
             if isinstance(lane, str) and isinstance(model, str):
                 self._known[self.identity(model)] = lane
-                self._first_names.setdefault((self.identity(model), lane.partition("?")[2]), lane)
+                self.lane_of(lane, model)
         self._loads.update(loads)
 
     def inventory(self, tags: Iterable[Mapping[str, Any]]) -> bool:
         """Learn names, digests and which models only embed, from `/api/tags`; whether a name means something else now."""
         entries = list(tags)
-        before = self._digests
-        self._digests = {canonical(entry["name"]): str(entry.get("digest") or "") for entry in entries}
-        self._names = {canonical(entry["name"]): str(entry["name"]) for entry in entries}
+        changed = self.named(entries)
         self._embedding |= {self.identity(entry["name"]) for entry in entries if _only_embeds(entry)}
-        return self._digests != before
+        return changed
 
     def embeds(self, model: str, digest: str | None) -> None:
         """A job of the embedding slot used this model: it takes none of the drain's places, unless it is drained too."""
@@ -268,6 +243,25 @@ class Residency:
                 )
             elif not busy and held.idle_since is None:
                 self._held[lane] = replace(held, idle_since=now)
+
+    def used(self, lane: str, session: float | None, now: float) -> None:
+        """A call of it has ended; `session`: seconds that it is to stay from now on, None: as long as before."""
+        for there in (self._held, self._pinned):
+            if (held := there.get(lane)) is not None:
+                span = held.session if session is None else session
+                there[lane] = replace(held, session=span, expires_at=now + span)
+
+    def expire(self, now: float, busy: Collection[str]) -> bool:
+        """Let go of what the target has put out by now, as its callers asked; whether there was any."""
+        gone = [
+            (there, lane)
+            for there in (self._held, self._pinned)
+            for lane, held in there.items()
+            if held.expires_at <= now and lane not in busy
+        ]
+        for there, lane in gone:
+            del there[lane]
+        return bool(gone)
 
     def lingers(self, lane: str, now: float) -> None:
         """It is kept although it is empty and others wait."""

@@ -40,7 +40,9 @@ class Rivals:
     def learn(self, statuses: Collection[TargetStatus]) -> set[str]:
         """Take the latest publications; the lanes whose homes differ by that."""
         self._able = tuple(
-            status for status in statuses if status.name != self._name and status.state == "up" and status.pause is None
+            status
+            for status in statuses
+            if status.name != self._name and status.state == "up" and status.pause is None and not status.stopping
         )
         self._models = {
             status.name: frozenset(canonical(str(entry.get("name"))) for entry in status.tags) for status in self._able
@@ -71,6 +73,16 @@ class Rivals:
         return found + tuple(
             Offer(status.name, _pace(status, lane)) for status in servers if model in self._models[status.name]
         )
+
+    def load_seconds(self, lane: str) -> float | None:
+        """The mean of the lane's loads on the others; None where none of them has measured one."""
+        known = [status.loads[lane] for status in self._able if lane in status.loads]
+        return sum(known) / len(known) if known else None
+
+    def service_seconds(self, lane: str) -> float | None:
+        """The mean of the lane's runs on the others; None where none of them knows it."""
+        known = [status.paces[lane][0] for status in self._able if lane in status.paces]
+        return sum(known) / len(known) if known else None
 
     def idle(self, view: LaneView) -> list[Offer]:
         """What those offer that have nothing queued, running or loading and may take the lane."""

@@ -53,6 +53,8 @@ RIVALS: Final = 0.5
 """Seconds for which an answer to "who else has this model?" is good."""
 RENAMED: Final = 5.0
 """Seconds between two looks for targets that are known under a name they have no more."""
+ALONE: Final = 3.0
+"""The same, where there was but one target."""
 STAND_BY: Final = 0.5
 """Seconds between two tries to own a target that another worker has."""
 _LAST_WRITES: Final = 1.0
@@ -116,7 +118,7 @@ class Worker:
         self._stopping = True
         owned = list(self.targets.values())
         for target in owned:
-            target.stopping = True
+            target.stop()
         log.info("worker.leaving", worker=self.id, running=sum(len(target.runs) for target in owned), grace=grace)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
@@ -186,7 +188,7 @@ class Worker:
         self._leaving.add(settings.name)
         target = self.targets.get(settings.name)
         if target is not None:
-            target.stopping = True
+            target.stop()
             await target.idle.wait()
             await target.settled()
         owner.cancel()
@@ -346,5 +348,5 @@ class Worker:
         now = asyncio.get_running_loop().time()
         if now >= self._rivals_until:
             self._rivals = await self._queue.targets()
-            self._rivals_until = now + RIVALS
+            self._rivals_until = now + (RIVALS if len(self._rivals) > 1 else ALONE)
         return self._rivals

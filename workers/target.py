@@ -7,6 +7,7 @@ events. I decide nothing and ask the store for nothing.
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,6 +19,7 @@ from foreman.protocols.keep_alive import parse_keep_alive
 from foreman.store.records import Taken
 from foreman.tasks import Tasks
 from foreman.upstream.client import Client
+from workers import requests
 from workers.bench import Bench
 from workers.clock import StoreClock
 from workers.executor import UNSTREAMED, Run
@@ -78,7 +80,7 @@ class Target:
         self.rivals = Rivals(target.name, self._queued, self._asked_model)
         self.refused: frozenset[str] = frozenset()
         """Lanes that may not be claimed or loaded for now: their loads are held, or the last claim came to nothing."""
-        self.lanes = Lanes(target.name, policy, self.residency, self.learned, self.takes, self.rivals.homes)
+        self.lanes = Lanes(target.name, policy, self.residency, self.learned, self.takes, self.rivals)
         self.stuck: str | None = None
         """What holds up its loads, in one sentence."""
         self.loader = Loader(
@@ -88,10 +90,11 @@ class Target:
             self.tasks,
             keep_alive=parse_keep_alive(settings.keep_alive),
             patience=settings.upstream_timeout * UNSTREAMED,
-            busy=self.busy,
         )
         self.prefills = Prefills(lambda: self.wake(Slot.DRAIN))
         self._bench = self._make_bench(settings, channels)
+        self._session = requests.seconds(json.loads(parse_keep_alive(settings.keep_alive)))
+        """Seconds that a model stays after a call that says nothing of it."""
         self._ask_rivals = rivals
         self._others: list[TargetStatus] = []
         self.runs: dict[str, Run] = {}
@@ -175,10 +178,6 @@ class Target:
             self.lanes.rebuild(self.clock.now())
         elif touched:
             self.lanes.touch(touched, self.clock.now())
-
-    def wants_others(self) -> bool:
-        """Whether it is known to be one of several targets."""
-        return bool(self._others)
 
     def identity_of(self, lane: str) -> str:
         """The model of a lane that runs here."""
@@ -331,6 +330,11 @@ class Target:
         for one in [slot] if slot is not None else list(Slot):
             self.wakes[one].set()
 
+    def stop(self) -> None:
+        """Claim nothing more; what runs goes on."""
+        self.stopping = True
+        self.publish_wanted.set()
+
     def drop(self) -> None:
         """The right to the target is lost: every run stops and writes nothing."""
         self.stopping = True
@@ -364,6 +368,8 @@ class Target:
         if slot is Slot.DRAIN and not self.openai and run.job.id not in self._pinned:
             self.prefills.ended(lane, run)
         self._pinned.discard(run.job.id)
+        if slot is Slot.DRAIN and run.times.working is not None:
+            self.residency.used(lane, requests.session(run.claimed, self._session), self.clock.now())
         if slot is not None and slot is not Slot.SIDE:
             self.learned.ended(lane, self.clock.now(), run.ran_seconds, more=self.lanes.waiting(lane))
         if not self.runs:

@@ -276,6 +276,8 @@ class TargetStatus:
     of the shortest run lately or 0]; for lanes that are queued, run or are resident there."""
     load_ends_at: float | None = None
     """When the load under way is expected to end."""
+    stopping: bool = False
+    """Its worker leaves, or it leaves the pool: it claims nothing more."""
     leaving: str | None = None
     """The resident that gives its place to the load under way."""
     stuck: str | None = None

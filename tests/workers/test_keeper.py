@@ -241,3 +241,32 @@ async def test_the_drain_slot_counts_no_pinned_run(ollama, floor):
     assert here.worker.targets["gpu"].running(Slot.DRAIN) == {}
     gate.open()
     await caller.ended()
+
+
+async def test_a_call_that_puts_its_model_out_costs_the_next_one_a_load_that_it_knows_of(ollama, floor):
+    fake = await ollama(["a"])
+    here = await floor(gpu=fake)
+    body = {"model": "a", "messages": [{"role": "user", "content": "hi"}], "keep_alive": 0}
+    await (await here.submit("a", body=body)).ended()
+    second = await here.final(await (await here.submit("a")).ended())
+    assert "loading_ms" in second.timings  # not a load that hides in `working`
+    third = await here.final(await (await here.submit("a")).ended())
+    assert "loading_ms" not in third.timings
+    assert len(fake.loads) == 2
+
+
+async def test_an_idle_target_takes_what_another_would_take_too_long_for(ollama, floor):
+    """Rule 8: a backlog that its home works off soon stays there; a long one is shared."""
+    one, two = await ollama(["a"], tokens=2), await ollama(["a"], tokens=2)
+    here = await floor(one=one, two=two)
+    for _ in range(6):
+        await (await here.submit("a")).ended()
+    assert len(one.loads) + len(two.loads) == 1  # its home is quick enough for whoever comes one by one
+    gates = [fake.gate(after=1) for fake in (one, two)]
+    callers = [await here.submit("a") for _ in range(60)]
+    await wait_until(lambda: len(one.loads) + len(two.loads) == 2)
+    for gate in gates:
+        gate.open()
+    await asyncio.gather(*(caller.ended(60) for caller in callers))
+    targets = {(await here.final(caller)).target for caller in callers}
+    assert targets == {"one", "two"}

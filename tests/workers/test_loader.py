@@ -9,7 +9,7 @@ from workers.clock import StoreClock
 def test_it_remembers_a_bounded_number_of_refused_lanes(monkeypatch):
     monkeypatch.setattr(loader, "HOLD", 0.0)
     clock = StoreClock()
-    made = loader.Loader(None, None, clock, None, keep_alive="-1", patience=0.0, busy=set)
+    made = loader.Loader(None, None, clock, None, keep_alive="-1", patience=0.0)
     for number in range(2 * loader._REFUSED_KEPT):
         made._refuse(f"m?num_ctx={number}", 500)
     assert len(made._refused) == loader._REFUSED_KEPT

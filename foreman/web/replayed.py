@@ -75,6 +75,18 @@ class Replayed(Relay):
     def _cut(self) -> None:
         """Wait: the run goes on without this caller, and can be attached to again."""
 
+    # ------------------------------------------------------------------ while it waits
+
+    def _may_beat(self) -> bool:
+        """As the relay's; but before the first byte of one that goes on, it may stand in the middle of a line."""
+        return super()._may_beat() and (self.phase is Phase.STREAMING or not self._from)
+
+    def _boundary(self) -> bytes:
+        """As the relay's; what its caller has may end in the middle of a line."""
+        if self._from and self.phase is not Phase.STREAMING:
+            return b"\n\n" if self._events_out() else b"\n"
+        return super()._boundary()
+
     # ------------------------------------------------------------------ answering
 
     def _rest_of(self, out: bytes) -> bytes:

@@ -10,7 +10,8 @@ import signal
 import aiohttp
 
 from foreman.demo.ollama import FakeOllama
-from tests.rig import rig
+from tests.rig import free_port, rig
+from tests.tap import Tap
 
 ASK = {"model": "alpha", "messages": [{"role": "user", "content": "x"}]}
 KEY = {"Idempotency-Key": "the turn"}
@@ -47,6 +48,32 @@ async def test_the_gateway_dies_and_the_answer_goes_on(tmp_path):
         again = await session.post(house.url + "/api/chat", json=ASK, headers=KEY)
         assert (await again.read(), again.headers["X-Foreman-Job-Id"]) == (whole, job_id)
         assert len(fake.requests_to("/api/chat")) == 1
+
+
+async def test_a_cut_link_is_mended_unseen(tmp_path):
+    """The wire between worker and gateway breaks; the caller, whose answer is kept, gets all of it in one stream."""
+    port = free_port()
+    async with (
+        FakeOllama(models=["alpha"], tokens=12) as fake,
+        Tap(f"http://127.0.0.1:{port}") as tap,
+        rig(
+            *(tmp_path, f"main={fake.url}", "apart"),
+            link_addr=f"127.0.0.1:{port},{tap.url.removeprefix('http://')}",
+        ) as house,
+        aiohttp.ClientSession() as session,
+        asyncio.timeout(60),
+    ):
+        gate = fake.gate(after=4)
+        async with session.post(house.url + "/api/chat", json=ASK, headers=KEY) as reply:
+            got = b""
+            while got.count(b"\n") < 4:
+                got += await reply.content.readany()
+            await gate.reached()
+            tap.cut()
+            gate.open()
+            got += await reply.read()
+        assert [json.loads(line)["done"] for line in got.splitlines()] == [False] * 12 + [True]
+        assert (len(fake.requests_to("/api/chat")), fake.cancels) == (1, 0)
 
 
 async def test_both_die_and_nothing_is_spliced(tmp_path):

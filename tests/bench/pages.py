@@ -1,6 +1,6 @@
 """What open pages cost: the gateway's CPU, the streams' pace and its memory with feeds open against none, as ratios.
 
-    python tests/bench/pages.py [--pages 50] [--streams 100] [--pace 20] [--rounds 6] [--seconds 8]
+    python tests/bench/pages.py [--pages 50] [--streams 100] [--pace 20] [--rounds 6] [--seconds 8] [--soak MINUTES]
 
 The same streams run all the while through a gateway, a worker and a store of their own; rounds with pages and without
 take turns, in a random order within each pair, so that what else the machine does falls on both. CPU is what the kernel
@@ -94,15 +94,7 @@ async def listen(url: str, count: int) -> None:
 
 async def one_round(house: House, streams: list[Reader], pages: int, seconds: float) -> Round:
     """Measure for some seconds."""
-    other = None
-    if pages:
-        other = await asyncio.create_subprocess_exec(
-            *(sys.executable, __file__, "--listen", house.url, "--pages", str(pages)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert other.stdout is not None
-        await other.stdout.readline()
+    other = await _listening(house, pages) if pages else None
     await asyncio.sleep(SETTLE)
     for stream in streams:
         stream.gaps.clear()
@@ -114,15 +106,14 @@ async def one_round(house: House, streams: list[Reader], pages: int, seconds: fl
     seen.gaps = [gap for stream in streams for gap in stream.gaps]
     seen.rss_kib = resident_kib(pids["gateway"])
     if other is not None:
-        assert other.stdin is not None
-        other.stdin.close()
-        await other.wait()
+        await _close(other)
     return seen
 
 
 async def main(args: argparse.Namespace) -> None:
     """Streams, then rounds in pairs, then the ratios."""
-    need = int(args.pace * (args.rounds * 2 * (args.seconds + SETTLE + 2) + 30))
+    seconds = args.soak * 60 if args.soak else args.rounds * 2 * (args.seconds + SETTLE + 2)
+    need = int(args.pace * (seconds + 60))
     with tempfile.TemporaryDirectory() as folder:
         async with (
             FakeOllama(models=["bench"], tokens=need, token_seconds=1 / args.pace, slots=args.streams) as fake,
@@ -130,6 +121,9 @@ async def main(args: argparse.Namespace) -> None:
         ):
             streams = await _start(house.url, args.streams)
             await house.until(lambda state: state["jobs"]["working"] == args.streams)
+            if args.soak:
+                await _soak(args, house, streams)
+                return
             with_pages: list[Round] = []
             without: list[Round] = []
             for _ in range(args.rounds):
@@ -138,6 +132,37 @@ async def main(args: argparse.Namespace) -> None:
                     (with_pages if pages else without).append(seen)
                     print(f"{pages:3d} pages: {_line(seen)}", flush=True)
             _tell(args, with_pages, without)
+
+
+async def _soak(args: argparse.Namespace, house: House, streams: list[Reader]) -> None:
+    """Pages open all the time; the gateway's memory in the last third against the middle one."""
+    seen: list[int] = []
+    step = args.soak * 60 / 30 - SETTLE
+    other = await _listening(house, args.pages)
+    for number in range(30):
+        rss = (await one_round(house, streams, 0, step)).rss_kib
+        seen.append(rss)
+        print(f"{(number + 1) * args.soak / 30:5.1f} min  {rss / 1024:.1f} MiB", flush=True)
+    await _close(other)
+    ratio = statistics.fmean(seen[20:]) / statistics.fmean(seen[10:20])
+    print(f"{args.pages} pages for {args.soak:g} min: gateway memory, last third against the middle one: {ratio:.3f}")
+
+
+async def _listening(house: House, pages: int) -> asyncio.subprocess.Process:
+    other = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__, "--listen", house.url, "--pages", str(pages)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert other.stdout is not None
+    await other.stdout.readline()
+    return other
+
+
+async def _close(other: asyncio.subprocess.Process) -> None:
+    assert other.stdin is not None
+    other.stdin.close()
+    await other.wait()
 
 
 async def _start(url: str, count: int) -> list[Reader]:
@@ -192,6 +217,9 @@ if __name__ == "__main__":
     parser.add_argument("--pace", type=float, default=20.0, help="tokens a second of each stream")
     parser.add_argument("--rounds", type=int, default=6, help="pairs")
     parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument(
+        "--soak", type=float, metavar="MINUTES", help="keep pages open so long, and tell of memory only"
+    )
     parser.add_argument("--listen", help=argparse.SUPPRESS)
     given = parser.parse_args()
     asyncio.run(listen(given.listen, given.pages) if given.listen else main(given))

@@ -19,7 +19,8 @@ from foreman.core.views import LaneView, Resident, TargetView
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from foreman.simulate.world import LaneQueue, Residency, Server, Work, World
+    from foreman.simulate.parts import LaneQueue, Residency, Server, Work
+    from foreman.simulate.world import World
 
 Key = tuple[str, str]
 """Target and lane."""

@@ -14,7 +14,8 @@ from foreman.simulate.drain import Drainer
 
 if TYPE_CHECKING:
     from foreman.core.decisions import Decision
-    from foreman.simulate.world import Server, Work, World
+    from foreman.simulate.parts import Server, Work
+    from foreman.simulate.world import World
 
 
 @dataclass(frozen=True, slots=True)

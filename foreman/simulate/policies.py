@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 from foreman.core.decisions import Decision, Drain, Hold, Reason, Swap, Wait
 
 if TYPE_CHECKING:
-    from foreman.simulate.world import LaneQueue, Residency, Server, Work, World
+    from foreman.simulate.parts import LaneQueue, Residency, Server, Work
+    from foreman.simulate.world import World
 
 LIMIT: Final = 10
 """llama-swap's `concurrencyLimit`: calls of one model in flight or waiting; the next is answered 429."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from foreman.core.fairness import Policy
-    from foreman.simulate.world import Work, World
+    from foreman.simulate.parts import Work
+    from foreman.simulate.world import World
 
 REASONS: Final = (Reason.ROOM, Reason.EMPTY, Reason.DUE, Reason.CLASS)
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}

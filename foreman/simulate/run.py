@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from foreman.core.fairness import Policy
     from foreman.core.jobs import Priority
+    from foreman.simulate.parts import Chooser
     from foreman.simulate.trace import Trace
-    from foreman.simulate.world import Chooser
 
 FOREMAN: Final = "foreman"
 _OTHERS: Final[dict[str, Callable[[World], Chooser]]] = {

@@ -10,7 +10,8 @@ import string
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from foreman.simulate.world import Residency, World
+    from foreman.simulate.parts import Residency
+    from foreman.simulate.world import World
 
 _LOAD: Final = "▒"
 _NOBODY: Final = "·"

@@ -175,7 +175,7 @@ class Injectors:
                     over = state in {"done", "failed", "cancelled"}
                     return state if over or (state == "working" and other and other != worker) else None
 
-                await until(elsewhere, 14)
+                again = await until(elsewhere, 14)
                 await asyncio.sleep(self.chance.uniform(0.1, 0.6))
             finally:
                 life.process.send_signal(signal.SIGCONT)
@@ -185,8 +185,8 @@ class Injectors:
                 return life.ended is not None or life.ids()[-1] != worker
 
             await until(awake, 6)
-        self.ledger.blow("zombie", life.seat, at)
-        return True
+        self.ledger.blow("zombie" if again == "working" else "frozen for nothing", life.seat, at)
+        return again == "working"
 
     async def amnesia(self, target: str) -> bool:
         """SIGKILL to an owner, and the store forgets its lease and what it ran, as after an eviction or an old backup."""

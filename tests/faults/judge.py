@@ -37,7 +37,7 @@ SLACK: Final = 0.05
 """Seconds by which two processes' readings of one clock may differ."""
 LOST: Final = frozenset({"poison", "interrupted"})
 TARGETS_OWN: Final = frozenset({"upstream_error", "upstream_truncated", "upstream_unreachable", "stalled"})
-OUTAGES: Final = ("SIGKILL store", "store full (OOM)", "store read-only", "zombie", "cable cut", "cable slow",
+OUTAGES: Final = ("SIGKILL store", "store full (OOM)", "store read-only", "zombie", "frozen for nothing", "cable cut", "cable slow",
                   "cable black hole", "cable black hole one way", "lease forgotten")  # fmt: skip
 """What a span must be free of for its seconds to be judged."""
 

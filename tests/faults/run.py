@@ -79,8 +79,8 @@ class Plan:
     settle: float = 45.0
 
 
-FULL: Final = Plan(2200, 190.0, 20, 3.0, 6, 105.0, 16, 6, 75, 45, 40)
-QUICK: Final = Plan(300, 34.0, 3, 2.5, 1, 20.0, 2, 1, 8, 6, 8, 30.0)
+FULL: Final = Plan(2200, 200.0, 18, 3.0, 4, 80.0, 16, 6, 70, 40, 40)
+QUICK: Final = Plan(300, 34.0, 3, 2.5, 1, 14.0, 2, 1, 6, 6, 8, 30.0)
 
 
 class Run:
@@ -138,6 +138,7 @@ class Run:
             await asyncio.sleep(1)
             await within(plan.calm * plan.gap * 1.3, self._calm())
             await within(plan.terms * 4.5, self._terms())
+            await within(plan.zombies * 5.5, self._dead())
             for name in ("g2", "w3", "b2"):
                 pool.seats[name].old = False
             await within(plan.storm * 1.1, self._storm())
@@ -188,9 +189,7 @@ class Run:
 
     async def _storm(self) -> None:
         plan, hands, chance = self.plan, self.hands, self.chance
-        say(
-            f"the storm: {plan.zombies} zombies, {plan.stores} kills of the store, {plan.kills} of others, cables, targets"
-        )
+        say(f"the storm: {plan.stores} kills of the store, {plan.kills} of others, cables, targets")
         everybody = ["w1", "w2", "w3", "w1", "w2", "w3", "g1", "g2", "b1", "b2", "gpu1", "gpu2"]
 
         async def anyone() -> None:
@@ -206,8 +205,6 @@ class Run:
 
         whom = iter(["w3", "g2", "b2"] * 4)
         async with asyncio.TaskGroup() as group:
-            for index, target in enumerate(TARGETS):
-                group.create_task(self._zombies(target, (plan.zombies + index) // 2))
             group.create_task(self._spread(anyone, plan.kills))
             group.create_task(self._spread(outage, len(outages)))
             group.create_task(self._spread(hands.cable, plan.cables))
@@ -215,11 +212,16 @@ class Run:
             jumps = [3600.0, -3600.0, 30.0, -30.0]
             group.create_task(self._spread(lambda: hands.clock(next(whom), chance.choice(jumps), 4.0), 6))
 
+    async def _dead(self) -> None:
+        """Zombies on both targets at once, and a lease that the store forgets; nobody else dies meanwhile."""
+        say(f"{self.plan.zombies} zombies: owners are frozen in mid-job, and woken once others run it")
+        async with asyncio.TaskGroup() as group:
+            for index, target in enumerate(TARGETS):
+                group.create_task(self._zombies(target, (self.plan.zombies + index) // 2))
+
     async def _zombies(self, target: str, count: int) -> None:
-        loop = asyncio.get_running_loop()
-        till = loop.time() + self.plan.storm * 1.3
         done = 0
-        while done < count and loop.time() < till:
+        while done < count:
             done += await self.hands.zombie(target)
         await self.hands.amnesia(target)
 

@@ -162,6 +162,7 @@ class Topology:
             listed = ",".join(f"{one}=http://127.0.0.1:{self.wires[one].port}?slots=3&resident=2" for one in targets)
             env = {"FOREMAN_TARGETS": listed, "FOREMAN_LINK_CA": str(self.folder / "link.pem")}
             env |= {"FOREMAN_SHUTDOWN_GRACE": f"{self.graces[0]}s", "FOREMAN_POLL_INTERVAL": "2s"}
+            env |= {"FOREMAN_UPSTREAM_TIMEOUT": "4s"}  # longer than any hole in a target's cable
             await self._seat(name, "worker", env)
         for name in ("b1", "b2"):
             env = {"FOREMAN_WEBHOOK_SECRET": "the secret", "FOREMAN_WEBHOOK_ALLOW": "127.0.0.1"}

@@ -28,7 +28,7 @@ function show() {
 }
 
 async function reload(seen = counts) {
-	if (fetching || live.mode !== "live" || document.hidden || performance.now() - fetched < 1_000) return;
+	if (fetching || live.mode !== "live" || document.hidden || performance.now() - fetched < 3_000) return;
 	fetching = true;
 	try {
 		const reply = await fetch(location.href, { headers: HEADERS });

@@ -154,7 +154,7 @@ def webhooks(frame: Frame, receivers: Sequence[Receiver], tried: Sequence[tuple[
     )
     heads = (
         *("Receiver", "State", "Open#", "Under way#", "Taken#", "Failed#", "In a row#", "Status#", "Last error"),
-        *("Last try", "Next try (UTC)"),
+        *("Last try", "Next try"),
     )
     parts = [
         Markup("<h1>Webhooks</h1>"),
@@ -170,7 +170,7 @@ def _standing(receiver: Receiver) -> Markup:
     word = str(receiver.standing)
     return markup.state(
         {"well": "well", "failing": "failing"}.get(word, "spared"),
-        {"broken": "broken: one try a minute"}.get(word, word),
+        word,
     )
 
 

@@ -37,12 +37,16 @@ async def test_a_gateway_that_is_restarted_costs_no_byte(tmp_path: Path, how: si
         async with Foreman(fake.url) as straight:
             expected = [delta.chunk async for delta in straight.chat(CHAT, key=None)]
         chunks = []
-        async with asyncio.timeout(50), Foreman(house.url) as foreman, asyncio.TaskGroup() as group:
-            async with foreman.chat(CHAT) as chat:
-                async for delta in chat:
-                    chunks.append(delta.chunk)
-                    if len(chunks) == AT:
-                        group.create_task(restarted(house, "gateway", how))
+        async with (
+            asyncio.timeout(50),
+            Foreman(house.url) as foreman,
+            asyncio.TaskGroup() as group,
+            foreman.chat(CHAT) as chat,
+        ):
+            async for delta in chat:
+                chunks.append(delta.chunk)
+                if len(chunks) == AT:
+                    group.create_task(restarted(house, "gateway", how))
         assert chunks == expected
         assert len(fake.requests_to("/api/chat")) == 2, "the one asked straight, and one run"
         print(f"{how.name}: {len(chunks)} chunks, asked for the rest {chat.resumed} times")

@@ -95,7 +95,7 @@ async function retry() {
 		take(state);
 		connect();
 	} catch (error) {
-		if (error.status === 401 || error.status === 403) location.reload();
+		if (error.status === 401) location.reload();
 		else lost(error.status ? error.message : "");
 	}
 }

@@ -7,6 +7,7 @@ a choice reads the first entries instead of all lanes. I decide nothing.
 
 from __future__ import annotations
 
+import heapq
 import math
 from bisect import bisect_left, bisect_right, insort
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -15,12 +16,14 @@ from foreman.core.fairness import turn
 from foreman.core.placement import homes_suffice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from foreman.core.fairness import Policy
     from foreman.core.views import LaneView
 
 Key = TypeVar("Key", bound=tuple[Any, ...])
+ClassKey = tuple[int, float, str]
+"""Minus the class of the head, the turn, the lane."""
 
 _CHUNK: Final = 256
 """Entries of a piece at most twice; what one change moves in memory."""
@@ -58,6 +61,14 @@ class Ordered(Generic[Key]):
         else:
             del self._pieces[at], self._lasts[at]
 
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._pieces)
+
+    def first(self) -> Key:
+        """The least; there must be one."""
+        return self._pieces[0][0]
+
     def after(self, key: tuple[Any, ...] = ()) -> Iterator[Key]:
         """The keys after `key`, in order. Change nothing while you read."""
         start = bisect_right(self._lasts, key)
@@ -82,7 +93,10 @@ class LaneIndex:
         self._turns: dict[str, float] = {}
         """Lane → turn, for the lanes in the orders."""
         self._by_turn: Ordered[tuple[float, str]] = Ordered()
-        self._by_class: Ordered[tuple[int, float, str]] = Ordered()
+        self._models: dict[str, Ordered[ClassKey]] = {}
+        """Model → its lanes by class and turn: a choice that passes a model passes all its lanes at once."""
+        self._heads: Ordered[ClassKey] = Ordered()
+        """The first lane of each model by class and turn."""
         for view in lanes:
             self.put(view, now)
 
@@ -101,7 +115,7 @@ class LaneIndex:
         moment = turn(view.head_due, view.left_at, view.load_seconds, self.policy)
         self._turns[view.lane] = moment
         self._by_turn.add((moment, view.lane))
-        self._by_class.add((-view.head_class, moment, view.lane))
+        self._add(view.model, (-view.head_class, moment, view.lane))
         self.jobs += view.depth
 
     def drop(self, lane: str) -> None:
@@ -129,10 +143,47 @@ class LaneIndex:
         for moment, lane in self._by_turn.after((after, _LAST)):
             yield moment, self._views[lane]
 
-    def by_class(self) -> Iterator[tuple[float, LaneView]]:
-        """Turn and facts of all lanes: the highest class of head first, then the earliest turn, then by name."""
-        for _, moment, lane in self._by_class.after():
-            yield moment, self._views[lane]
+    def by_class(self, passed: Container[str] = ()) -> Iterator[tuple[float, LaneView]]:
+        """Turn and facts of all lanes: the highest class of head first, then the earliest turn, then by name.
+
+        Args:
+            passed: Models of which no further lane is wanted; the caller may add to it while it reads.
+        """
+        heads = self._heads.after()
+        head = next(heads, None)
+        behind: list[tuple[ClassKey, Iterator[ClassKey]]] = []
+        """The next lanes of the models that were met, with what follows them."""
+        while head is not None or behind:
+            if head is None or (behind and behind[0][0] < head):
+                key, rest = heapq.heappop(behind)
+            else:
+                key, rest = head, self._models[self._views[head[2]].model].after(head)
+                head = next(heads, None)
+            view = self._views[key[2]]
+            yield key[1], view
+            following = None if view.model in passed else next(rest, None)
+            if following is not None:
+                heapq.heappush(behind, (following, rest))
+
+    def _add(self, model: str, key: ClassKey) -> None:
+        lanes = self._models.setdefault(model, Ordered())
+        first = lanes.first() if lanes else None
+        lanes.add(key)
+        if first is None or key < first:
+            if first is not None:
+                self._heads.remove(first)
+            self._heads.add(key)
+
+    def _remove(self, model: str, key: ClassKey) -> None:
+        lanes = self._models[model]
+        first = lanes.first()
+        lanes.remove(key)
+        if key == first:
+            self._heads.remove(key)
+            if lanes:
+                self._heads.add(lanes.first())
+            else:
+                del self._models[model]
 
     def _take_out(self, lane: str) -> None:
         moment = self._turns.pop(lane, None)
@@ -140,7 +191,7 @@ class LaneIndex:
             return
         view = self._views[lane]
         self._by_turn.remove((moment, lane))
-        self._by_class.remove((-view.head_class, moment, lane))
+        self._remove(view.model, (-view.head_class, moment, lane))
         self.jobs -= view.depth
 
 

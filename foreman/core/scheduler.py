@@ -20,7 +20,7 @@ from foreman.core.placement import homes_suffice, sooner
 from foreman.core.views import LaneView, Resident, TargetView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from foreman.core.placement import Offer
 
@@ -105,13 +105,15 @@ class _Board:
         """It has no place here and, by rule 8, no home elsewhere that is about to work it off."""
         return view.lane not in self.placed and not (view.homes and homes_suffice(view, self.now, self.policy))
 
-    def in_order(self) -> Iterator[LaneView]:
+    def in_order(self, passed: Container[str]) -> Iterator[LaneView]:
         """Rule 2: the overdue lanes by turn, then the others by class and turn; without those another target takes.
+
+        No further lanes of a model in `passed`, where none is overdue.
 
         An idle target takes one lane. So each of them holds back one at most, and no more are skipped than there are.
         """
         spoken: set[str] = set()
-        for view in self._all_in_order():
+        for view in self._all_in_order(passed):
             if not self.waits(view):
                 continue
             offers = () if self.idle is None else self.idle(view)
@@ -122,12 +124,12 @@ class _Board:
             else:
                 spoken.add(taker)
 
-    def _all_in_order(self) -> Iterator[LaneView]:
+    def _all_in_order(self, passed: Container[str]) -> Iterator[LaneView]:
         for moment, view in self.index.by_turn():
             if moment > self.now:
                 break
             yield view
-        for moment, view in self.index.by_class():
+        for moment, view in self.index.by_class(passed):
             if moment > self.now:
                 yield view
 
@@ -286,7 +288,7 @@ def _challengers(board: _Board) -> Iterator[tuple[LaneView, list[Resident] | Non
     passes an overdue lane: B2 rests on it.
     """
     places, passed = list(board.target.residents), set[str]()
-    for challenger in board.in_order():
+    for challenger in board.in_order(passed):
         if challenger.model in passed:
             continue
         twin = board.twin(challenger)
@@ -298,6 +300,8 @@ def _challengers(board: _Board) -> Iterator[tuple[LaneView, list[Resident] | Non
             return
         places.remove(twin)
         passed.add(challenger.model)
+        if not places and len(board.target.residents) >= board.target.places:
+            return
 
 
 def _next_drain(board: _Board, victim: str | None) -> str | None:

@@ -58,7 +58,7 @@ def traffic(draw):
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=250,
+    max_examples=200,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(traffic())
@@ -113,7 +113,7 @@ def long_traffic(seed, targets=None):
     return made
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", range(80))
 def test_on_long_traffic_both_bounds_hold_and_no_timer_is_missing(seed):
     check_bounds(long_traffic(seed).run())
 

@@ -154,7 +154,7 @@ def hopeless_deadlines():
 
 
 def highest_class_first(patch):
-    by_class = lambda board: (view for _, view in board.index.by_class())  # noqa: E731 - a rule in one line
+    by_class = lambda board, _: (view for _, view in board.index.by_class())  # noqa: E731 - a rule in one line
     patch.setattr(scheduler._Board, "_all_in_order", by_class)
 
 

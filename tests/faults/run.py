@@ -31,6 +31,7 @@ from tests.faults import judge, report
 from tests.faults.callers import Callers
 from tests.faults.injectors import TARGETS, Injectors
 from tests.faults.ledger import Ledger
+from tests.faults.numbers import Numbers
 from tests.faults.topology import Topology
 from tests.receivers import Receivers
 from tests.rig import ROOT
@@ -133,6 +134,8 @@ class Run:
         callers = Callers(pool, ledger, hooks)
         self.hands = Injectors(pool, ledger, callers)
         watcher = asyncio.get_running_loop().create_task(self._watch_epochs())
+        numbers = Numbers(pool)
+        comparing = asyncio.get_running_loop().create_task(numbers.watch())
         async with asyncio.TaskGroup() as group:
             load = group.create_task(callers.run(plan.calls, plan.load))
             await asyncio.sleep(1)
@@ -156,9 +159,10 @@ class Run:
                 load.cancel()
         left = await self._settle()
         watcher.cancel()
+        comparing.cancel()
         jobs = await judge.read(pool)
         seen = judge.Judge(pool, ledger, jobs, self._naps())
-        promises = [*seen.all(), await judge.webhooks(pool, ledger, receivers, jobs), await self._keys(left)]
+        promises = [*seen.all(), await judge.webhooks(pool, ledger, receivers, jobs), numbers.promise(), await self._keys(left)]
         report.show(ledger, promises, seen.naps, pool)
         return promises
 

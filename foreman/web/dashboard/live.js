@@ -60,7 +60,7 @@ function connect() {
 	stop();
 	source = new EventSource("/ops/events");
 	source.onerror = () => lost();
-	source.addEventListener("bye", () => lost("the gateway restarts"));
+	source.addEventListener("leaving", () => lost("the gateway restarts"));
 	source.addEventListener("snapshot", (event) => arrived(JSON.parse(event.data)));
 	source.addEventListener("change", (event) => arrived({ ...live.state, ...JSON.parse(event.data) }));
 	watch();

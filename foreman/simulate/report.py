@@ -162,12 +162,14 @@ def log(world: World, policy: Policy) -> dict[str, Any]:
     Embedding lanes are left out: they run beside the drain. Times in seconds, unrounded.
     """
     drained = {name for name, lane in world.lanes.items() if not lane.spec.embedding}
+    factors = {server.name: server.spec.load_factor for server in world.servers}
+    common = next(iter(factors.values())) if len(set(factors.values())) == 1 else 1.0
     return {
         "beta": policy.swap_budget,
         "k": policy.stay_quanta,
         "cap": policy.stay_cap,
-        "load": {name: world.lanes[name].spec.load_seconds for name in sorted(drained)},
-        "load_factor": {server.name: server.spec.load_factor for server in world.servers},
+        "load": {name: world.lanes[name].spec.load_seconds * common for name in sorted(drained)},
+        "load_factor": {name: factor / common if common else 1.0 for name, factor in factors.items()},
         "loads": [
             {
                 "target": residency.target,

@@ -130,6 +130,7 @@ class Keeper:
             identity = residency.identity(model)
             lane = residency.lane_of(lane_key(model, identity if identity != model else None, {}), model)
             if (until := target.loader.held_until(lane)) > now:
+                target.stuck = f"the pinned model {model} can't be loaded: see the server's log, or take it out of pin"
                 again = min(again, until)
                 continue
             victim = None

@@ -84,6 +84,8 @@ def _target(target: TargetStatus) -> list[str]:
     if target.state == "down":
         why = f": {target.error}" if target.error else ""
         found.append(f"target {target.name!r} ({target.url}) is down since {rfc3339(target.since)}{why}")
+    if target.stuck is not None and target.state != "down":
+        found.append(f"target {target.name!r}: {target.stuck}")
     if not target.embed_fits:
         found.append(
             f"embeddings push out the chat model on target {target.name!r}: "

@@ -25,8 +25,11 @@ export const ms = (value) => (value == null ? "–" : value < 999.5 ? `${round(v
 /** Seconds between a moment and `now` (ms). */
 export const since = (iso, now) => (iso ? Math.max(0, (now - Date.parse(iso)) / 1000) : null);
 
+/** Words from outside, without what would turn the direction of those that follow. */
+export const plain = (text) => text?.replace(/[\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+
 /** A name from outside: its direction stays its own; cut by the style, whole in its title. */
-export const name = (text, more) => h("bdi", { class: "name", title: text, ...more }, text ?? "–");
+export const name = (text, more) => h("bdi", { class: "name", title: text, ...more }, plain(text) ?? "–");
 
 export const shortId = (id) => h("code", { title: id }, `…${id.slice(-8)}`);
 

@@ -35,6 +35,9 @@ MARKS: Final = {
 """A state's mark beside its word and colour, so that none of them is alone."""
 
 
+_TURNS: Final = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
+
+
 class Markup(str):
     """Text that is HTML already."""
 
@@ -45,7 +48,12 @@ def cell(value: object) -> str:
     """A value as HTML; a dash for what is not known."""
     if isinstance(value, Markup):
         return value
-    return "–" if value is None or value == "" else escape(str(value))
+    return "–" if value is None or value == "" else plain(str(value))
+
+
+def plain(text: str) -> str:
+    """Text as HTML, without what would turn the direction of the words that follow."""
+    return escape(text).translate(_TURNS)
 
 
 def join(*parts: object) -> Markup:
@@ -103,7 +111,7 @@ def name(text: str | None) -> Markup:
     """A name from outside: it keeps its direction to itself; where it is cut, its title has it whole."""
     if not text:
         return Markup("–")
-    return Markup(f'<bdi class="name" title="{escape(text)}">{escape(text)}</bdi>')
+    return Markup(f'<bdi class="name" title="{escape(text)}">{plain(text)}</bdi>')
 
 
 def code(text: object) -> Markup:

@@ -2,7 +2,7 @@
 // is and add only how long ago things were.
 import { ask } from "./api.js";
 import { h, tree } from "./dom.js";
-import { colour, count, ms, name, round, shortId, since, span, state } from "./format.js";
+import { colour, count, ms, name, plain, round, shortId, since, span, state } from "./format.js";
 import { live, now } from "./live.js";
 
 const POINTS = 60;
@@ -70,7 +70,7 @@ function look({ ledger }) {
 function health({ store, as_of: at }, reasons) {
 	const all = store.status === "ok" ? reasons : [`The store does not answer: ${store.error}`, at ? `What you see is of ${at}.` : "Nothing is known yet: zeros below mean nothing."];
 	if (!all.length) return h("p", { class: "ok" }, "✓ all is well");
-	return h("div", { class: "bad", key: "bad" }, h("b", {}, "! degraded"), h("ul", {}, all.map((reason) => h("li", {}, reason))));
+	return h("div", { class: "bad", key: "bad" }, h("b", {}, "! degraded"), h("ul", {}, all.map((reason) => h("li", {}, plain(reason)))));
 }
 
 const tiles = (kind, pairs) =>
@@ -93,7 +93,7 @@ function card(target) {
 		h("header", {}, h("h3", {}, name(title)), state(target.state),
 			pause && h("small", {}, pause.until ? `until ${pause.until.slice(11, 16)} UTC` : "until resumed", pause.unload && ", holds nothing")),
 		h("small", {}, `${target.kind} ${target.version ?? ""} · `, name(target.url)),
-		target.state === "down" && h("p", { class: "bad" }, `for ${span(since(target.since, now()))}: ${target.error ?? ""}`),
+		target.state === "down" && h("p", { class: "bad" }, `for ${span(since(target.since, now()))}: ${plain(target.error) ?? ""}`),
 		h("h4", {}, "Loaded"),
 		h("ul", { class: "chips" },
 			target.resident.map((it) => h("li", { class: colour(it.lane), key: it.lane }, h("i"), lane(it.lane), h("small", {}, ` ${span(since(it.since, now()))}`))),

@@ -84,7 +84,7 @@ def health(reasons: Sequence[str]) -> Markup:
     """Whether all is well, or what is not."""
     if not reasons:
         return Markup('<p class="ok" role="status"><span aria-hidden="true">✓</span> all is well</p>')
-    items = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
+    items = "".join(f"<li>{markup.plain(reason)}</li>" for reason in reasons)
     return Markup(f'<div class="bad" role="status"><p>! degraded</p><ul>{items}</ul></div>')
 
 

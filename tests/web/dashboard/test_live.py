@@ -114,7 +114,8 @@ async def test_names_of_any_kind_leave_it_readable(gateway, worker, dial, eyes, 
         )
     page = await eyes.open(gateway.url + "/ui", width=width)
     for name in names:
-        await page.locator("tbody bdi", has_text=name).first.wait_for()
+        await page.locator("tbody bdi", has_text=name.replace("\u202e", "\ufffd")).first.wait_for()
+    assert "\u202e" not in await page.inner_text("main")
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert await page.evaluate("document.querySelectorAll('main img').length") == 0
     assert await page.evaluate(

@@ -110,7 +110,7 @@ function run(job) {
 	const speed = job.tokens_per_second;
 	const reads = job.state === "working" && job.slot === "drain" && !job.tokens;
 	return h("li", { class: colour(job.lane), key: job.job_id },
-		h("i"), lane(job.lane), state(job.state, reads ? "reads the prompt" : job.state), h("span", { class: "n" }, span(since(job.since, now()))),
+		h("i"), lane(job.lane), state(job.state, reads ? "prefill" : job.state), h("span", { class: "n" }, span(since(job.since, now()))),
 		h("a", { class: "id", href: `/ui/jobs/${job.job_id}`, title: job.endpoint }, shortId(job.job_id)),
 		job.caller && name(job.caller, { class: "name soft who" }),
 		h("span", { class: "speed" }, spark(speeds.get(job.job_id)), speed ? [h("b", {}, round(speed)), " tok/s"] : "", job.tokens ? h("small", {}, ` ${count(job.tokens)} tokens`) : ""));

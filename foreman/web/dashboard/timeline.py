@@ -35,7 +35,7 @@ _RAILS: Final = 24
 _STEPS: Final = (10, 30, 60, 120, 300, 600, 1800, 3600)
 _SLACK: Final = 1.0
 """Seconds after a load in which the end of the one before may be noted."""
-_MARKS: Final = 10
+_MARKS: Final = 6
 """Times on the axis, at most."""
 _SHORTEST: Final = 60.0
 """Seconds that are drawn at least."""

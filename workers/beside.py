@@ -79,7 +79,7 @@ async def warm(target: Target, model: str, keep_alive: str) -> None:
     if target.openai or not target.residency.knows(model):
         return
     body = insert_keep_alive(json.dumps({"model": model}).encode(), parse_keep_alive(keep_alive))
-    target.residency.embeds(model, None)
+    target.residency.embeds(model, None, target.clock.now())
     try:
         reply = await target.client.fetch("POST", "/api/embed", body, timeout=_WARM_TIMEOUT)
     except Fault as fault:

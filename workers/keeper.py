@@ -165,6 +165,19 @@ class Keeper:
                 await self._unload(held, "idle")
             else:
                 again = min(again, held.idle_since + span)
+        return min(again, await self._unload_idle_embeddings(span, now))
+
+    async def _unload_idle_embeddings(self, span: float, now: float) -> float:
+        target, again = self._target, math.inf
+        for identity in target.residency.embedding_loaded:
+            used, name = target.residency.embed_used.get(identity), target.residency.name_of(identity)
+            if used is None or name is None or target.running(Slot.EMBED):
+                continue
+            if used + span > now:
+                again = min(again, used + span)
+            else:
+                del target.residency.embed_used[identity]
+                await self._try(target.loader.unload_model(name, identity))
         return again
 
     async def _unload(self, held: Held, why: str) -> bool:

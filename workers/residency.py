@@ -88,6 +88,8 @@ class Residency(Names):
         super().__init__()
         self._embedding: set[str] = set()
         self._embedding_loaded: set[str] = set()
+        self.embed_used: dict[str, float] = {}
+        """Identity → when a job of the embedding slot last used it."""
         self.embed_fits = True
         """False once the load of an embedding model was seen to push out a resident; True again once both were seen."""
         self._held: dict[str, Held] = {}
@@ -189,9 +191,10 @@ class Residency(Names):
         self._embedding |= {self.identity(entry["name"]) for entry in entries if _only_embeds(entry)}
         return changed
 
-    def embeds(self, model: str, digest: str | None) -> None:
+    def embeds(self, model: str, digest: str | None, now: float) -> None:
         """A job of the embedding slot used this model: it takes none of the drain's places, unless it is drained too."""
         identity = self.identity(model, digest)
+        self.embed_used[identity] = now
         if all(held.identity != identity for held in self._held.values()):
             self._embedding.add(identity)
 

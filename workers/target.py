@@ -375,7 +375,7 @@ class Target:
         if not self.runs:
             self.idle.set()
         if slot is Slot.EMBED and not self.openai:
-            self.residency.embeds(run.claimed.canonical, run.claimed.digest)
+            self.residency.embeds(run.claimed.canonical, run.claimed.digest, self.clock.now())
         if slot is Slot.SIDE and run.job.endpoint != "/api/show":
             self.probe_wanted.set()  # a model may have come or gone
         if slot is not None:

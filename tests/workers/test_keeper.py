@@ -270,3 +270,10 @@ async def test_an_idle_target_takes_what_another_would_take_too_long_for(ollama,
     await asyncio.gather(*(caller.ended(60) for caller in callers))
     targets = {(await here.final(caller)).target for caller in callers}
     assert targets == {"one", "two"}
+
+
+async def test_an_embedding_model_that_nobody_used_for_so_long_is_unloaded(ollama, floor):
+    fake = await ollama(["a", "embedder"], max_loaded=2)
+    here = await floor(gpu=fake, idle_unload="200ms")
+    await (await here.submit("embedder", endpoint="/api/embed", slot=Slot.EMBED, stream=False)).ended()
+    await wait_until(lambda: not fake.residents)

@@ -114,14 +114,14 @@ def test_configured_places_are_known_from_the_start():
 def test_embedding_models_take_no_place(here):
     here.observe(ps("d1", "d9", "d8"), now=1, asked_at=1)
     assert (lanes(here), here.places) == (["d1"], 1)
-    here.embeds("b", None)  # a job of the embedding slot used it
+    here.embeds("b", None, 0.0)  # a job of the embedding slot used it
     here.observe(ps("d1", "d2", "d9"), now=2, asked_at=2)
     assert lanes(here) == ["d1"]
 
 
 def test_a_model_that_is_drained_too_keeps_its_place_when_it_embeds(here):
     here.loaded("d1", "a", None, now=1, seconds=1)
-    here.embeds("a", None)
+    here.embeds("a", None, 0.0)
     here.observe(ps("d1"), now=2, asked_at=2)
     assert lanes(here) == ["d1"]
 

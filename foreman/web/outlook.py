@@ -118,6 +118,8 @@ class Outlooks:
         if new.deadline_in is None:
             return None
         await self._prospects.fresh()
+        if new.not_before is not None and new.not_before > self._prospects.now():
+            return None  # it counts from then
         able = self._able(new.targets, new.target_only)
         if self._stands_still(able, new.lane) is not None:
             return None

@@ -131,3 +131,20 @@ async def test_a_run_that_lost_its_right_commits_nothing(ground: Ground) -> None
     claimed = await ground.queue.claim(await ground.owner(), "lane-a", Slot.DRAIN, State.WORKING)
     assert claimed is not None
     assert await ground.queue.commit(job_id, claimed.job.epoch, LOST)
+
+
+async def test_a_crowd_of_calls_pushes_out_no_kept_answer(ground: Ground) -> None:
+    job_id, epoch = await kept(ground)
+    await ground.queue.transition(job_id, epoch, State.DONE, reason="answered", answer=Answer.of(b"{}"))
+    ended = ground.key(k.ENDED, "sync", "done")
+    now = int((await ground.queue.survey(Slot.DRAIN)).now * 1000)
+    await ground.look.zadd(ended, {job_id: now - 1000})
+    other, epoch = await ground.in_state(State.WORKING, surface=Surface.SYNC)
+    await ground.look.zadd(ended, {f"01CROWD{number:05}": now - 500 for number in range(9_999)})
+    await ground.queue.transition(other, epoch, State.DONE, reason="answered")
+    assert await ground.look.zcard(ended) == 10_000
+    assert await ground.look.zscore(ended, "01CROWD00000") is None
+    job = await ground.queue.get(job_id)
+    assert job is not None
+    assert await ground.store.answers.stream(job) == b"{}"
+    await ground.look.delete(ended)

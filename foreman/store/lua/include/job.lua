@@ -73,6 +73,22 @@ local function leave_worker(j)
   if j.worker then redis.call('SREM', k_worker_jobs(j.worker), j.id) end
 end
 
+-- One ended sync job less: the oldest that nobody may come back to, or, ten times as many, the oldest.
+local function evict_sync(ended)
+  local all = redis.call('ZCARD', ended) > 10 * SYNC_ENDED
+  local first = redis.call('ZRANGE', ended, 0, 15, 'WITHSCORES')
+  for at = 1, #first, 2 do
+    local id = first[at]
+    if all or redis.call('HGET', k_job(id), 'finish') ~= '1' then
+      redis.call('ZREM', ended, id)
+      payload_drop('sync', id, first[at + 1])
+      redis.call('DEL', k_job(id), k_events(id))
+      redis.call('ZREM', k_jobs(), id)
+      return
+    end
+  end
+end
+
 -- To done, failed or cancelled: out of every list, counted, kept for its time and not a moment longer; of sync jobs the
 -- last SYNC_ENDED of each end, so that callers who come and go can't fill the store.
 local function finish(j, to, now, reason, err, more)
@@ -121,12 +137,7 @@ local function finish(j, to, now, reason, err, more)
   forget(ended, now - keep)
   redis.call('PEXPIRE', ended, keep + LISTS_MS)
   if not anybody_lives() then redis.call('PEXPIRE', k_jobs(), math.max(SYNC_MS, ASYNC_MS) + LISTS_MS) end
-  if j.surface == 'sync' and redis.call('ZCARD', ended) > SYNC_ENDED then
-    local oldest = redis.call('ZPOPMIN', ended)
-    payload_drop('sync', oldest[1], oldest[2])
-    redis.call('DEL', k_job(oldest[1]), k_events(oldest[1]))
-    redis.call('ZREM', k_jobs(), oldest[1])
-  end
+  if j.surface == 'sync' and redis.call('ZCARD', ended) > SYNC_ENDED then evict_sync(ended) end
   payload_fits(0, now)
   tell_watchers(j)
 end

@@ -39,7 +39,7 @@ class Past:
 
 
 def _past(line: str) -> PastJob:
-    lane, slot, priority, state, came, started, ended, deadline, target = line.split("\n")
+    lane, slot, priority, state, came, started, ended, deadline, target = line.rsplit("\n", 8)
     return PastJob(
         came_at=int(float(came)) / 1000,
         lane=lane,

@@ -162,6 +162,7 @@ class Process(_Shape):
     loop_lag_ms: float = Field(description="how far behind it was at most in a second")
     store_latency_ms: float | None
     rss_bytes: int | None
+    tasks: int = Field(description="what it has in hand at this moment")
 
 
 class GatewayState(_Shape):

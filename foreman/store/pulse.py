@@ -93,6 +93,7 @@ class Pulse:
             "loop_lag_worst_ms": round(max(self._lags, default=0.0) * 1000, 1),
             "store_latency_ms": None if self.latency is None else round(self.latency * 1000, 2),
             "rss_bytes": _rss(),
+            "tasks": len(asyncio.all_tasks()),
         }
 
 

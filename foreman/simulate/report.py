@@ -168,7 +168,7 @@ def log(world: World, policy: Policy) -> dict[str, Any]:
         "beta": policy.swap_budget,
         "k": policy.stay_quanta,
         "cap": policy.stay_cap,
-        "load": {name: world.lanes[name].spec.load_seconds * common for name in sorted(drained)},
+        "load": {name: world.lanes[name].spec.load_seconds * common for name in sorted(world.lanes)},
         "load_factor": {name: factor / common if common else 1.0 for name, factor in factors.items()},
         "loads": [
             {

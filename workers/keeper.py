@@ -45,6 +45,9 @@ class Keeper:
 
     async def act(self) -> float:
         """Do what is due. Returns when to ask again at the latest, infinite for never; sets `holds`."""
+        if self._nothing_to_keep():
+            self.holds = False
+            return math.inf
         now = self._target.clock.now()
         self.holds = False
         paused = self._target.lanes.paused_until(now)
@@ -58,6 +61,18 @@ class Keeper:
         if (soon := await self._free_what_is_stuck(now)) is not None:
             return soon
         return min(await self._pin(now), await self._unload_idle(now))
+
+    def _nothing_to_keep(self) -> bool:
+        """The usual case, told in a few looks: this stands before every choice."""
+        target = self._target
+        return (
+            self._idle_unload is None
+            and not target.settings.pin
+            and not target.lanes.pauses
+            and target.loader.current is None
+            and target.stuck is None
+            and Slot.EMBED not in target.slots.values()
+        )
 
     # -- pause
 

@@ -15,7 +15,7 @@ from foreman.core.jobs import Slot
 from foreman.core.views import LaneView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, KeysView
 
     from foreman.core.fairness import Policy
     from foreman.store.records import Changes, LaneFacts, Survey
@@ -213,9 +213,9 @@ class Lanes:
         """Whether anything is queued, by the last look."""
         return bool(self._members)
 
-    def all_waiting(self) -> set[str]:
-        """The lanes of which anything is queued."""
-        return set(self._members)
+    def all_waiting(self) -> KeysView[str]:
+        """The lanes of which anything is queued, as they are at any moment."""
+        return self._members.keys()
 
     def models(self) -> set[str]:
         """The canonical names that are asked for."""

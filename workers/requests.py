@@ -84,8 +84,8 @@ def session(claimed: Claimed, default: float) -> float | None:
         default: what foreman adds where it may and the caller says nothing.
     """
     endpoint, body = claimed.job.endpoint, claimed.request
-    if endpoint not in KEPT_ALIVE:
-        return None
+    if endpoint not in KEPT_ALIVE or len(body) >= _SHORT:
+        return None  # a long one is not read a second time
     if not _has_keep_alive(endpoint, body):
         return default
     try:

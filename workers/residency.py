@@ -88,6 +88,7 @@ class Residency(Names):
         super().__init__()
         self._embedding: set[str] = set()
         self._embedding_loaded: set[str] = set()
+        self._may_expire = False
         self.embed_used: dict[str, float] = {}
         """Identity → when a job of the embedding slot last used it."""
         self.embed_fits = True
@@ -252,10 +253,15 @@ class Residency(Names):
         for there in (self._held, self._pinned):
             if (held := there.get(lane)) is not None:
                 span = held.session if session is None else session
+                if span == held.session == math.inf:
+                    return
+                self._may_expire = True
                 there[lane] = replace(held, session=span, expires_at=now + span)
 
     def expire(self, now: float, busy: Collection[str]) -> bool:
         """Let go of what the target has put out by now, as its callers asked; whether there was any."""
+        if not self._may_expire:
+            return False
         gone = [
             (there, lane)
             for there in (self._held, self._pinned)

@@ -32,7 +32,7 @@ from workers.residency import Residency
 from workers.rivals import Rivals
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from foreman.core.fairness import Policy
     from foreman.core.targets import TargetSettings
@@ -190,7 +190,7 @@ class Target:
     def _others_tags(self, statuses: list[TargetStatus] | None = None) -> dict[str, int]:
         return {status.name: len(status.tags) for status in (self._others if statuses is None else statuses)}
 
-    def _queued(self) -> set[str]:
+    def _queued(self) -> Collection[str]:
         return self.lanes.all_waiting()
 
     def _asked_model(self, lane: str) -> str:

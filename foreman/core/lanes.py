@@ -7,6 +7,7 @@ needsReload). A name Ollama would refuse stays as it is: an `openai` target may 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -111,6 +112,7 @@ def valid(name: str) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=2048)
 def canonical(name: str) -> str:
     """The one spelling of all names Ollama takes for the same model: lower case, defaults filled in, short form.
 

@@ -91,6 +91,14 @@ def judge(info: dict[str, str]) -> tuple[Finding, ...]:
                 "it stops. See that its disk has room and works.",
             )
         )
+    if info.get("min_slaves_good_slaves") == "0":  # told only where min-replicas-to-write is set; `slaves` is its word
+        found.append(
+            Finding(
+                False,
+                "The store waits for replicas before it takes a write (min-replicas-to-write), and no good one is there: "
+                "calls get 503. Bring a replica back, or set it to 0.",
+            )
+        )
     if info.get("role", "master") != "master":
         found.append(Finding(True, "The store is a replica: give FOREMAN_REDIS_URL the address of its primary."))
     return tuple(found)

@@ -94,6 +94,9 @@ class TestChecks:
             ({"maxmemory_policy": "allkeys-lru", "maxmemory": "1000"}, False, "throws queued jobs away"),
             ({"maxmemory_policy": "volatile-lru"}, False, "CONFIG SET maxmemory-policy noeviction"),
             ({"aof_enabled": "0"}, False, "CONFIG SET appendonly yes"),
+            ({"maxmemory": str(100 << 20), "used_memory": str(95 << 20)}, False, "95 of its 100 MiB"),
+            ({"aof_last_write_status": "err"}, False, "its disk has room"),
+            ({"min_slaves_good_slaves": "0"}, False, "min-replicas-to-write"),
         ],
     )
     def test_each_complaint_says_what_to_do(self, said: dict[str, str], fatal: bool, words: str) -> None:

@@ -15,7 +15,6 @@ from aiohttp import hdrs, web
 import foreman
 from foreman import metrics
 from foreman.store.errors import StoreUnavailableError
-from foreman.web.snapshot import LANES
 
 if TYPE_CHECKING:
     from foreman.store.records import SwapLedger
@@ -81,7 +80,7 @@ class MetricsAPI:
         meters, counts, glance, ledger, lives = await asyncio.gather(
             store.views.meters(),
             store.queue.counts(),
-            store.views.lanes(LANES),
+            self.snapshots.glance(),
             store.swaps.ledger(),
             store.views.lives(),
         )

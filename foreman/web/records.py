@@ -15,12 +15,16 @@ from foreman.protocols.job_object import rfc3339
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from foreman.store.views import LaneGlance, Recent, Views
+    from foreman.store.views import Glance, LaneGlance, Recent, Views
 
 MAX_AGE: Final = 2.0
 """Seconds for which a lane's record serves."""
 PROCESSES_AGE: Final = 5.0
 ETAS_AGE: Final = 1.0
+FEW: Final = 1000
+"""Lanes up to which they are always asked for anew."""
+HELD_UP: Final = 20.0
+"""With more, an answer serves so many times as long as it took: a look at ten thousand takes the store tens of ms."""
 SHARE: Final = 40.0
 """Etas that took long serve so many times as long: a dry run per lane adds up."""
 _CALLERS: Final = 5
@@ -32,6 +36,9 @@ class Records:
     def __init__(self) -> None:
         self._lanes: dict[str, dict[str, Any] | None] = {}
         self._lanes_at = float("-inf")
+        self._glance: Glance | None = None
+        self._glance_until = float("-inf")
+        self._glancing = asyncio.Lock()
         self._etas: dict[tuple[str, str], float | None] = {}
         self._etas_until = float("-inf")
         self._processes: list[dict[str, Any]] = []
@@ -48,6 +55,17 @@ class Records:
         if old:
             self._lanes_at = now
         return self._lanes
+
+    async def glance(self, views: Views, most: int) -> Glance:
+        """The lanes; where there are so many that asking holds up the store, not quite of now. Raises StoreUnavailableError."""
+        loop = asyncio.get_running_loop()
+        async with self._glancing:
+            began = loop.time()
+            if self._glance is None or began >= self._glance_until:
+                self._glance = await views.lanes(most)
+                took = loop.time() - began
+                self._glance_until = began + (HELD_UP * took if self._glance.total > FEW else 0.0)
+            return self._glance
 
     async def etas(
         self, lanes: Iterable[LaneGlance], ask: Callable[[LaneGlance], Awaitable[float | None]]

@@ -75,6 +75,10 @@ class Snapshots:
         self._last = {name: value for name, value in seen.items() if name != "store"} | {"as_of": base["now"]}
         return base | seen | {"as_of": None}
 
+    async def glance(self) -> Glance:
+        """The lanes, as far as they are shown. Raises StoreUnavailableError."""
+        return await self._records.glance(self.store.views, LANES)
+
     async def lanes(self, most: int, word: str) -> dict[str, Any]:
         """The lanes whose model or key has `word`, and how many more there are. Raises StoreUnavailableError."""
         await self.inventory.fresh()
@@ -93,7 +97,7 @@ class Snapshots:
         latency = await queue.ping()
         targets = await self.inventory.fresh(0.0)
         counts, glance, running, pauses = await asyncio.gather(
-            queue.counts(), store.views.lanes(LANES), store.views.running(), store.operators.pauses()
+            queue.counts(), self.glance(), store.views.running(), store.operators.pauses()
         )
         workers, gateways, ledger, room = await asyncio.gather(
             queue.workers(), queue.gateways(), store.swaps.ledger(), store.answers.room()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 PATIENCE: Final = 60.0
 """Seconds after which a call that says nothing counts as hung."""
 PATHS: Final = ("/api/chat", "/api/chat", "/v1/chat/completions")
+KEYED: Final = 0.3
+"""Share of the sync calls that come with an Idempotency-Key: what they ask again finds the job, and its answer."""
 RECEIVERS: Final = 12
 LATER: Final = frozenset({"store_unavailable", "shutting_down", "queue_full"})
 """Codes of a 503: ask again."""
@@ -75,12 +77,12 @@ class Callers:
         """One call, again until it is answered."""
         tokens, pause = shape(self.chance)
         path, model = self.chance.choice(PATHS), self.chance.choice(MODELS)
-        stream = self.chance.random() < 0.85
+        stream, keyed = self.chance.random() < 0.85, self.chance.random() < KEYED
         body = {"model": model, "messages": [{"role": "user", "content": f"call {number}"}], "stream": stream,
                 "fake": {"tokens": tokens, "token_seconds": pause}}  # fmt: skip
         first = self.chance.randrange(2)
         for attempt in range(200):
-            one = Try(number, f"g{(first + attempt) % 2 + 1}", path, tokens, time.time())
+            one = Try(number, f"g{(first + attempt) % 2 + 1}", path, tokens, time.time(), keyed=keyed)
             await self._try(one, body)
             one.ended = time.time()
             if one.outcome == "refused":
@@ -97,8 +99,9 @@ class Callers:
     async def _try(self, one: Try, body: dict[str, Any]) -> None:
         assert self._session is not None
         said = b""
+        headers = {"Idempotency-Key": f"call-{one.call}"} if one.keyed else {}
         try:
-            async with self._session.post(self.pool.url(one.gateway) + one.path, json=body) as reply:
+            async with self._session.post(self.pool.url(one.gateway) + one.path, json=body, headers=headers) as reply:
                 one.status = reply.status
                 one.job_id = reply.headers.get("X-Foreman-Job-Id", "")
                 code = reply.headers.get("X-Foreman-Error", "")

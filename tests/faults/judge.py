@@ -264,7 +264,15 @@ class Judge:
             if job.row.get("surface") == "async":
                 owners[job.row.get("metadata", "")].append(job.id)
         promise.breaches += [f"{what}: {ids}" for what, ids in owners.items() if len(ids) > 1]
-        promise.seen = f"{len(self.ledger.sent)} keys"
+        keyed: dict[int, list[str]] = defaultdict(list)
+        for one in self.ledger.tries:  # a sync call's key is free again once its job has failed or was cancelled
+            if one.keyed and one.job_id and one.job_id not in keyed[one.call]:
+                keyed[one.call].append(one.job_id)
+        for call, ids in keyed.items():
+            for job_id in ids[:-1]:
+                if job_id in self.jobs and self.jobs[job_id].end == "done":
+                    promise.breaches.append(f"call {call}: {ids}, although {job_id} was done")
+        promise.seen = f"{len(self.ledger.sent)} async keys, {len(keyed)} sync ones"
         return promise
 
     def processes(self) -> Promise:

@@ -57,6 +57,8 @@ class Try:
     without an end mark or an error), `hung`."""
     said: Said | None = None
     words: str = ""
+    keyed: bool = False
+    """It came with the call's Idempotency-Key."""
 
 
 @dataclass(slots=True)

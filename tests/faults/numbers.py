@@ -20,7 +20,7 @@ from tests.recount import recount
 if TYPE_CHECKING:
     from tests.faults.topology import Topology
 
-PAUSE = 0.1
+PAUSE = 0.5
 """Seconds between two questions."""
 GATEWAYS = ("g1", "g2")
 

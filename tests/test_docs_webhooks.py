@@ -67,10 +67,11 @@ async def test_the_receiver_takes_ours_once_and_no_other(language: str, tmp_path
     good = webhook.headers([SECRET, "old"], "evt_01A_4", now, body)
     bad = webhook.headers(["other"], "evt_01A_5", now, body)
     late = webhook.headers([SECRET], "evt_01A_4", now - 400, body)
+    unsigned = webhook.headers([], "evt_01A_4", now, body)
     try:
         async with aiohttp.ClientSession() as session:
-            statuses = [await _post(session, port, headers, body) for headers in (good, good, bad, late)]
-        assert statuses == [204, 204, 401, 401]
+            statuses = [await _post(session, port, headers, body) for headers in (good, good, bad, late, unsigned, {})]
+        assert statuses == [204, 204, 401, 401, 401, 401]
     finally:
         process.kill()
     out, _ = await process.communicate()

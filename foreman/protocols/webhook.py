@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
@@ -120,11 +121,12 @@ def verify(secrets: Sequence[str], given: Mapping[str, str], body: bytes, now: f
 def retry_after(value: str | None, now: float) -> float:
     """Seconds that a Retry-After asks for, 0 where it says nothing sensible (RFC 9110, 10.2.3); at most LONGEST_REST."""
     text = (value or "").strip()
-    if text.isascii() and text.isdigit() and len(text) < 10:
+    if text.isascii() and text.isdigit():
         seconds = float(text)
     else:
         try:
-            seconds = parsedate_to_datetime(text).timestamp() - now
+            moment = parsedate_to_datetime(text)
+            seconds = moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now  # asctime's form names no zone
         except (ValueError, TypeError, OverflowError):
             return 0.0
     return min(max(seconds, 0.0), LONGEST_REST)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shlex
 import sys
 import time
 from dataclasses import dataclass, field
@@ -66,6 +67,8 @@ class Listener:
     as_json: bool
     wanted: int | None
     """Requests after which it ends."""
+    keep: Path | None = None
+    """Where bodies are kept, each in a file that bears its webhook-id."""
     requests: int = 0
     newest: dict[str, int] = field(default_factory=dict)
     """Job → the highest `seq` seen."""
@@ -79,6 +82,8 @@ class Listener:
         self.requests += 1
         answer = self.answer if self.fails is None or self.requests <= self.fails else Answer.OK
         self._print(dict(request.headers), body, answer)
+        if self.keep is not None:
+            _keep(self.keep, request.headers, body)
         if self.wanted is not None and self.requests >= self.wanted:
             self.over.set()
         if answer is Answer.SLOW:
@@ -104,6 +109,17 @@ class Listener:
             say(f"{time.strftime('%H:%M:%S')} {kind:14} {job} seq={seq} {signed}, answered {answer.value}{note}")
 
 
+def _keep(folder: Path, headers: Mapping[str, str], body: bytes) -> None:
+    """Write a body down, and say how it is verified from there."""
+    name = "".join(char for char in headers.get(webhook.ID, "") if char.isalnum() or char == "_")[:100] or "unnamed"
+    file = folder / f"{name}.json"
+    file.write_bytes(body)
+    named = (f"{one}: {headers[one]}" for one in (webhook.ID, webhook.TIMESTAMP, webhook.SIGNATURE) if one in headers)
+    remark(
+        f"kept: foreman webhooks verify {shlex.quote(str(file))} " + " ".join(f"-H {shlex.quote(one)}" for one in named)
+    )
+
+
 def _signed(secrets: tuple[str, ...], headers: Mapping[str, str], body: bytes) -> str:
     if not secrets:
         return "not verified: no secret"
@@ -122,10 +138,13 @@ def listen(
     answer: Annotated[Answer, typer.Option(help="What to answer.")] = Answer.OK,
     fails: Annotated[int | None, typer.Option(help="Answer so only this often, then 200.", min=0)] = None,
     count: Annotated[int | None, typer.Option(help="End after so many requests.", min=1)] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="A folder to keep the bodies in, for `verify`.", exists=True, file_okay=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per request.")] = False,
 ) -> None:
     """Receive webhooks on this machine: verify, print, and answer what you say."""
-    listener = Listener(_secrets(secret), answer, fails, as_json, count)
+    listener = Listener(_secrets(secret), answer, fails, as_json, count, keep)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_listen(listener, port))
 

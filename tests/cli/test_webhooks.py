@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 
 import aiohttp
@@ -38,6 +39,22 @@ async def test_listen_verifies_prints_and_answers_as_told(tmp_path):
     assert "seq=3 verified, answered 500" in first
     assert "seen before" in second
     assert "NOT VERIFIED" in third
+
+
+async def test_what_is_kept_is_verified_by_the_command_it_prints(tmp_path):
+    options = ("--port", "0", "--secret", "s3cret", "--count", "2", "--keep", ".")
+    async with started(tmp_path, "webhooks", "listen", *options) as command:
+        await command.until(lambda: any("FOREMAN_WEBHOOK_ALLOW" in line for line in command.err))
+        url = command.err[0].split('"')[3].replace("localhost", "127.0.0.1")
+        async with aiohttp.ClientSession() as session:
+            for headers in (signed(), {"webhook-id": "../../up"}):
+                await session.post(url, data=BODY, headers=headers)
+        assert await command.end() == 0
+    printed, nameless = (shlex.split(line.partition("foreman ")[2]) for line in command.err[-2:])
+    assert nameless[2] == "up.json"
+    assert tmp_path.joinpath("up.json").read_bytes() == BODY
+    ended, out, err = await ran(tmp_path, *printed, "--secret", "s3cret")
+    assert (ended, out.startswith("verified: evt_01ABC_3")) == (0, True), err
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,7 @@ class Dispatcher:
     async def _choose(self) -> Decision:
         target, now = self._target, self._target.clock.now()
         self._lanes.resumed(now)
+        self._lanes.runs_learned(now)
         self._bar(now)
         self._note_idle()
         if self._somebody_needs_a_place():

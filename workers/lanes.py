@@ -59,6 +59,7 @@ class Lanes:
         """Lanes of pinned models with their earliest head: beside the drain."""
         self.only_here: set[str] = set()
         """Lanes of which all that waits asked for this target."""
+        self._usual = learned.usual
         self.cursor = ""
         self.pauses: dict[str, float] = {}
         self.unloading: frozenset[str] = frozenset()
@@ -131,6 +132,13 @@ class Lanes:
             if abs(view.load_seconds - (seconds := self._load_seconds(view.lane))) > _WORTH * seconds
         ]
         self.touch(wrong, now)
+
+    def runs_learned(self, now: float) -> None:
+        """What lanes are taken to run of which nobody knows anything may have moved."""
+        usual = self._learned.usual
+        if abs(usual - self._usual) > _WORTH * self._usual:
+            before, self._usual = self._usual, usual
+            self.touch([view.lane for view in self.index if abs(view.service_seconds - before) <= _WORTH * before], now)
 
     def rebuild(self, now: float) -> None:
         """The target's inventory, or what is known of others, has changed: names and leave may differ for all."""

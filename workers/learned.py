@@ -11,11 +11,13 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from foreman.core.estimates import Gaps, Rate, Service, Throughput, pack_all, unpack_all
+from foreman.core.estimates import SERVICE_PRIOR, Gaps, Rate, Service, Throughput, pack_all, unpack_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+_FEW: Final = 32
+"""Lanes up to which their mean is taken at each end of a run; beyond, at each so many'th."""
 KEPT: Final = 512
 """Lanes that are remembered; callers name options, and so lanes, without end."""
 
@@ -62,6 +64,9 @@ class Learned:
         self._lanes: dict[str, Lane] = {}
         self._changed: set[str] = set()
         self._forgotten: set[str] = set()
+        self._ended = 0
+        self.usual = SERVICE_PRIOR
+        """Seconds that a run of a lane is taken to last of which nobody knows anything."""
 
     def remember(self, packed: Mapping[str, str]) -> None:
         """Take over what the store has of lanes that are not known better here."""
@@ -75,6 +80,7 @@ class Learned:
             service, gaps, rate, throughput = unpack_all(parts, Service, Gaps, Rate, Throughput)
             self._lanes[name] = Lane(service, gaps, rate, throughput)
         self._trim()
+        self._learn_usual()
 
     def claimed(self, name: str, created_at: float, now: float) -> None:
         """A job of the lane was claimed that had come at `created_at`."""
@@ -105,6 +111,7 @@ class Learned:
         if seconds is not None:
             lane.service = lane.service.add(seconds)
             lane.ended += 1
+            self._learn_usual()
         if lane.running == 0 or seconds is not None:
             lane.throughput = lane.throughput.add(lane.ended, now - lane.busy_since)
             lane.ended, lane.busy_since = 0, now
@@ -114,7 +121,7 @@ class Learned:
     def pace(self, name: str, now: float, elsewhere: float | None = None) -> Pace:
         """What to expect of a lane; `elsewhere`: the run of it on other targets, the prior where they know it."""
         lane = self._lanes.get(name) or Lane()
-        service = lane.service.seconds(self._usual() if elsewhere is None else elsewhere)
+        service = lane.service.seconds(self.usual if elsewhere is None else elsewhere)
         return Pace(
             service,
             lane.throughput.seconds_per_run(service, self._slots),
@@ -123,10 +130,14 @@ class Learned:
             lane.gaps.median(),
         )
 
-    def _usual(self) -> float:
+    def _learn_usual(self) -> None:
         """What a lane that was never seen is taken to run: the mean of those that were."""
-        means = [lane.service.seconds() for lane in self._lanes.values() if len(lane.service.runs) >= 2]
-        return sum(means) / len(means) if means else Service().seconds()
+        self._ended += 1
+        if len(self._lanes) > _FEW and self._ended % _FEW:
+            return
+        means = [sum(lane.service.runs) / len(lane.service.runs) for lane in self._lanes.values() if lane.service.runs]
+        if means:
+            self.usual = sum(means) / len(means)
 
     def changes(self) -> tuple[dict[str, str], list[str]]:
         """What to write: lanes that changed since the last time, packed, and lanes that are kept no longer."""

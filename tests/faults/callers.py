@@ -107,7 +107,7 @@ class Callers:
                 code = reply.headers.get("X-Foreman-Error", "")
                 async for piece in reply.content.iter_any():
                     said += piece
-        except aiohttp.ClientConnectorError:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             one.outcome = "refused"
             return
         except TimeoutError:

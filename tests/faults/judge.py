@@ -290,10 +290,18 @@ class Judge:
     # ------------------------------------------------------------------ in time
 
     def again(self) -> Promise:
-        """From a worker's SIGKILL to the next claim of what it ran; of jobs on the anvil, which nothing may overtake."""
-        steps = [triple for job in self.jobs.values() if _number(job) >= NUMBERS for triple in _triples(job.events)]
-        spans = [(last, int(next_["time"]) / 1000) for last, back, next_ in steps if back["reason"] == "interrupted"]
-        return self._recovery(f"run again within {RECOVERY:g} s of a worker's SIGKILL", spans)
+        """From a worker's SIGKILL to the first claim of whoever runs what it ran: that job, or one that was due before it."""
+        claims: dict[str, list[float]] = defaultdict(list)
+        for job in self.jobs.values():
+            for claim in job.claims():
+                claims[claim["worker"]].append(int(claim["time"]) / 1000)
+        spans = []
+        for job in self.jobs.values():
+            for last, back, next_ in _triples(job.events) if _number(job) >= NUMBERS else ():
+                if back["reason"] == "interrupted" and next_["reason"] == "claimed":
+                    since = self.ledger.kills.get(last["worker"], 0.0)
+                    spans.append((last, min(at for at in claims[next_["worker"]] if at >= since)))
+        return self._recovery(f"its target works again within {RECOVERY:g} s of a worker's SIGKILL", spans)
 
     def back(self) -> Promise:
         """From a worker's SIGKILL to the moment in which what it ran stands at the head of its lane; of all jobs."""

@@ -39,7 +39,7 @@ class Wire:
 
     async def open(self) -> None:
         """Listen; on the same port again after `close`."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=CHUNK)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=CHUNK, backlog=1024)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def listen(self, there: bool) -> None:

@@ -1,8 +1,9 @@
 """`/ops/events`: the snapshot and then what changes in it, to every page that is open, at the price of one.
 
-The app starts and closes me. While anybody listens I ask for the snapshot each half second, keep each section of it as
-bytes with the number of its last change, and give every listener what changed since it last took something: a slow one
-skips what is stale by then, a returning one (`Last-Event-ID`) gets what it missed. I hold up nobody's stop.
+The app starts and closes me. While anybody listens I ask for the snapshot each half second (each second while nothing but
+tokens flow), keep each section of it as bytes with the number of its last change, and give every listener what changed
+since it last took something: a slow one skips what is stale by then, a returning one (`Last-Event-ID`) gets what it missed.
+I hold up nobody's stop.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 EVERY: Final = 0.5
 """Seconds between two looks, and so between two events of a feed, at least."""
+CALM: Final = 1.0
+"""Seconds between two looks while nothing but the running jobs' token counts moves."""
 SHARE: Final = 20.0
 """A look that takes long is followed by a pause of so many times that: looking never takes more than a 21st of the time."""
 QUIET: Final = 2.0
@@ -206,9 +209,9 @@ class Feed:
         loop = asyncio.get_running_loop()
         try:
             while self._handlers and not self._closing:
-                began = loop.time()
+                began, pace = loop.time(), EVERY
                 try:
-                    self._take(await self._snapshots.state())
+                    pace = EVERY if self._take(await self._snapshots.state()) else CALM
                 except Exception:  # a fault of ours costs one look
                     log.exception("feed.look_failed")
                 if not first.done():
@@ -217,16 +220,17 @@ class Feed:
                     if listener.wants(self._number, began):
                         listener.say(self._frame(listener.seen), self._number, began)
                 took = loop.time() - began
-                await asyncio.sleep(max(EVERY - took, took * SHARE))
+                await asyncio.sleep(max(pace - took, took * SHARE))
         finally:
             self._look = None
             if not first.done():
                 first.set_result(None)
 
-    def _take(self, state: dict[str, Any]) -> None:
-        """Note what has changed."""
+    def _take(self, state: dict[str, Any]) -> bool:
+        """Note what has changed; False where that is nothing, or token counts only."""
         self._frames.clear()
         number = self._number + 1
+        moved = False
         for name, value in state.items():
             known = self._news.get(name)
             compared = _still(value)
@@ -235,8 +239,10 @@ class Feed:
             changed = known[0] if known is not None and name in _ALWAYS else number
             if changed == number:
                 self._number = number
+                moved = moved or known is None or _without_tokens(compared) != _without_tokens(known[1])
             text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
             self._news[name] = (changed, compared, text)
+        return moved
 
 
 def _still(value: Any) -> Any:
@@ -247,3 +253,15 @@ def _still(value: Any) -> Any:
             for row in value
         ]
     return value
+
+
+def _without_tokens(value: Any) -> Any:
+    """The targets without how far their jobs have come; another section as it is."""
+    if not (isinstance(value, list) and value and isinstance(value[0], dict) and "running" in value[0]):
+        return value
+    return [
+        target | {"running": [(job["job_id"], job["state"]) for job in target["running"]]}
+        if isinstance(target["running"], list)
+        else target
+        for target in value
+    ]

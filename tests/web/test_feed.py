@@ -18,6 +18,7 @@ JOB = {"model": "m", "messages": []}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(feed, "EVERY", 0.02)
+    monkeypatch.setattr(feed, "CALM", 0.04)
     monkeypatch.setattr(feed, "QUIET", 0.2)
 
 
@@ -123,6 +124,28 @@ async def test_many_pages_cost_one_look(gateway, worker, listen, monkeypatch) ->
     assert looks - before <= 60, "20 listeners, 3 events each"
     frames = gateway.feed._frames
     assert len(frames) <= 3, "one frame for all that have seen the same"
+
+
+async def test_tokens_alone_are_news_but_no_hurry(gateway, worker, listen, dial) -> None:
+    listener, caller = await listen(), await dial(gateway)
+    await caller.post("/jobs", JOB)
+    run = await worker.claim()
+    take, paces = gateway.feed._take, []
+    gateway.feed._take = lambda state: (paces.append(take(state)), paces[-1])[1]
+    for tokens in range(1, 4):
+        running = [{"job_id": run.job.id, "tokens": tokens, "tokens_per_second": 1.0}]
+        await worker.publish("gpu1", "m:latest", since=1.0, probed_at=1.0, running=running)
+        del paces[:]
+
+        def shows(state: dict, tokens: int = tokens) -> bool:
+            return any(job["tokens"] == tokens for target in state.get("targets", ()) for job in target["running"])
+
+        await listener.until(shows)
+    assert not any(paces), "the jobs and all else stayed as they were"
+    del paces[:]
+    await run.end(State.DONE)
+    await listener.until(lambda state: state["jobs"]["done"] == 1)
+    assert any(paces)
 
 
 async def test_nobody_listens_nobody_looks(gateway, worker, listen) -> None:

@@ -88,6 +88,9 @@ class Sink(Protocol):
     def data(self, unit: bytes) -> None:
         """One complete unit of the body (see Framing)."""
 
+    def held(self, waits: bool) -> None:
+        """The target waits because the caller is a whole window behind; or it goes on. Alternating, true first."""
+
     def end(self) -> None:
         """The answer is complete."""
 

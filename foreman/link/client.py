@@ -341,6 +341,9 @@ class WireOutlet(Metered):
             self._begun = True
             wire.flush()
 
+    def _pass_held(self, waits: bool) -> None:
+        self._wire.send(codec.held(self._number, waits))
+
     def _pass_end(self) -> None:
         self._last(codec.frame(Kind.END, self._number))
 

@@ -88,6 +88,9 @@ class LocalOutlet(Metered):
     def _pass_data(self, unit: bytes) -> None:
         self._run.data(unit)
 
+    def _pass_held(self, waits: bool) -> None:
+        self._run.held(waits)
+
     def _pass_end(self) -> None:
         self._run.end()
 

@@ -23,7 +23,18 @@ log = structlog.get_logger(__name__)
 class Metered:
     """An `Outlet` with its meter."""
 
-    __slots__ = ("_ahead", "_cancelled", "_congested", "_control", "_half", "_over", "_paused", "_window", "job_id")
+    __slots__ = (
+        "_ahead",
+        "_cancelled",
+        "_congested",
+        "_control",
+        "_half",
+        "_held",
+        "_over",
+        "_paused",
+        "_window",
+        "job_id",
+    )
 
     def __init__(self, job_id: str, control: Control, window: int) -> None:
         self.job_id = job_id
@@ -32,6 +43,7 @@ class Metered:
         self._half = window // 2
         self._ahead = 0
         self._paused = False
+        self._held = False
         self._congested = False
         self._cancelled = False
         self._over = False
@@ -45,6 +57,9 @@ class Metered:
         raise NotImplementedError
 
     def _pass_data(self, unit: bytes) -> None:
+        raise NotImplementedError
+
+    def _pass_held(self, waits: bool) -> None:
         raise NotImplementedError
 
     def _pass_end(self) -> None:
@@ -143,11 +158,17 @@ class Metered:
             self._control.pause()
         except Exception:
             log.exception("link.control_failed", job_id=self.job_id)
+        if self._ahead > self._window and not self._over:  # not where only the way is full
+            self._held = True
+            self._pass_held(True)
 
     def _maybe_resume(self) -> None:
         if self._congested or self._over or self._ahead > self._half:
             return
         self._paused = False
+        if self._held:
+            self._held = False
+            self._pass_held(False)
         try:
             self._control.resume()
         except Exception:

@@ -101,6 +101,11 @@ class Run:
                 log.exception("link.sink_failed", job_id=self.job_id, epoch=self.epoch)
                 self.broken("its sink raised")
 
+    def held(self, waits: bool) -> None:
+        """The target waits for its reader, or goes on."""
+        if self._moves(Kind.HELD):
+            self._tell(self._sink.held, waits)
+
     def end(self) -> None:
         """The answer is complete."""
         if self._moves(Kind.END):

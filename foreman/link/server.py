@@ -181,6 +181,8 @@ class GatewayWire(Wire):
                 case Kind.HEAD:
                     status, headers, framing = codec.parse_head(payload)
                     run.head(Head(status, headers, _framing(framing)))
+                case Kind.HELD:
+                    run.held(payload == b"\1")
                 case Kind.END:
                     run.end()
                 case Kind.ERROR:

@@ -59,6 +59,8 @@ class Kind(enum.IntEnum):
     """The failure (JSON)."""
     BACK = 22
     """The job went back into its lane."""
+    HELD = 24
+    """The target waits for its reader (1), or goes on (0): one byte."""
 
     CREDIT = 32
     """Gateway → worker, as all that follow: the caller took so many bytes of DATA more (u64)."""
@@ -89,6 +91,7 @@ MOVES: Final[dict[tuple[Stage, Kind], Stage]] = {
     (Stage.WORKING, Kind.ERROR): Stage.OVER,
     (Stage.WORKING, Kind.BACK): Stage.OVER,
     (Stage.BODY, Kind.DATA): Stage.BODY,
+    (Stage.BODY, Kind.HELD): Stage.BODY,
     (Stage.BODY, Kind.END): Stage.OVER,
     (Stage.BODY, Kind.ERROR): Stage.OVER,
     (Stage.BODY, Kind.BACK): Stage.OVER,
@@ -224,6 +227,11 @@ def parse_error(payload: bytes) -> Failure:
         raise FrameError("ERROR has a retry_after that is no number")
     code = _code(says.get("code"), Code.INTERRUPTED)
     return Failure(code, message, status=status, retryable=bool(says.get("retryable")), retry_after=retry_after)
+
+
+def held(job: int, waits: bool) -> bytes:
+    """HELD: the target waits for its reader, or goes on."""
+    return frame(Kind.HELD, job, b"\1" if waits else b"\0")
 
 
 def credit(job: int, taken: int) -> bytes:

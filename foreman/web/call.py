@@ -185,6 +185,7 @@ class Calls:
         relay = Relay(wire, manner, job_id) if begin is None else Replayed(wire, manner, job_id, begin)
         wire.on_taken, wire.on_change = relay.taken, relay.event.set
         wire.on_slow, wire.on_fit = relay.too_slow, relay.fit
+        wire.patient = begin is not None
         return relay
 
     async def _answer(self, call: Call, begin: Coroutine[Any, Any, None]) -> web.StreamResponse:

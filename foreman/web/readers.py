@@ -60,6 +60,7 @@ class Readers:
             Failure: the job has as many readers as it may; its answer is kept no longer.
         """
         state = await self._store.queue.attach(call.job_id, self._gateway_id, call.reader)
+        call.expected = state in RUNNING
         if state is State.DONE:
             await self.serve(call)
         return state

@@ -121,6 +121,11 @@ class Relay:
         self._last = unit
         self._wire.chunk(self._manner.event(unit) if self._manner.wrap else unit, len(unit))
 
+    def held(self, waits: bool) -> None:
+        """The target waits because the caller does not read, or goes on."""
+        if self.phase is not Phase.ENDED:
+            self._wire.held(waits)
+
     def end(self) -> None:
         """The answer is complete."""
         self.feedback = None

@@ -67,6 +67,9 @@ class Replayed(Relay):
         self._last = unit
         self._pass(self._manner.event(unit) if self._manner.wrap else unit, len(unit))
 
+    def held(self, waits: bool) -> None:
+        """No reader of a kept answer holds its target: what waits is the worker's copy."""
+
     def lost(self) -> None:
         """The way here is cut, or the run given back: count anew, leave out what the caller has."""
         self._from, self._at, self._owed = max(self._from, self._at), 0, 0

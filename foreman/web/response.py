@@ -54,6 +54,9 @@ class Outgoing(Protocol):
     def chunk(self, data: bytes, credit: int = 0) -> None:
         """Send one HTTP chunk that is worth `credit` bytes of the target's answer."""
 
+    def held(self, waits: bool) -> None:
+        """The target waits for this caller, or goes on."""
+
     def finish(self) -> None:
         """End the answer properly."""
 
@@ -119,6 +122,8 @@ class Wire:
         """Told that the caller takes too little, and shall be cut off."""
         self.on_fit: Callable[[int], None] = _nothing
         """Told how many bytes a worker may be ahead from now on."""
+        self.patient = False
+        """No target waits for this caller: it may read at its own pace."""
         self._brought = self._credited = self._taken = 0
         self._spools = Spools(4 * HIGH_WATER, float("inf")) if spools is None else spools
         self._step = max(1, min(HIGH_WATER, self._spools.window // 4))
@@ -177,6 +182,10 @@ class Wire:
                 self._scheduled = True
                 self._loop.call_soon(self._flush)
 
+    def held(self, waits: bool) -> None:
+        """The target waits for this caller, or goes on."""
+        self._its_spool().held(waits)
+
     def finish(self) -> None:
         """End the answer properly and flush at once."""
         self._finishing = True
@@ -206,7 +215,7 @@ class Wire:
     def close(self) -> None:
         """The handler is done with me: nobody is behind any more."""
         self._pending.clear()
-        if self._lags and self._spool is not None:
+        if self._spool is not None:
             self._lags = False
             self._spool.clear()
 
@@ -255,15 +264,18 @@ class Wire:
     def _behind(self, *, moved: bool) -> None:
         """The caller could not take everything, or can again."""
         self._lags = bool(self._pending)
-        if self._spool is None:
-            self._spool = Spool(self._spools, self._loop, left=self._left, drop=self.on_slow, fit=self.on_fit)
         if self._lags:
             behind = self._brought - self._credited
             if self._finishing:  # nobody waits for credit any more: what counts is what is held
                 behind = sum(len(framed) for framed, _ in self._pending)
-            self._spool.lags(behind, moved=moved, draining=self._finishing)
+            self._its_spool().lags(behind, moved=moved, draining=self._finishing or self.patient)
         else:
-            self._spool.clear()
+            self._its_spool().clear()
+
+    def _its_spool(self) -> Spool:
+        if self._spool is None:
+            self._spool = Spool(self._spools, self._loop, left=self._left, drop=self.on_slow, fit=self.on_fit)
+        return self._spool
 
     def _left(self) -> tuple[int, int, int]:
         """What is not sent yet: pieces here, bytes in the transport, bytes in the kernel that the caller has not acknowledged."""

@@ -75,7 +75,7 @@ class Spools:
 
 
 class Spool:
-    """How far one reader is behind. Its wire calls `lags` and `clear`.
+    """How far one reader is behind. Its wire calls `lags`, `held` and `clear`.
 
     Args:
         spools: those of the gateway.
@@ -124,15 +124,22 @@ class Spool:
         if draining and not self.draining:
             self._seen = self._left()
         self.draining = draining
-        if draining or behind <= self.window // 2:
+        if draining:
             self._goes_on(now)
-        elif behind > self.window and self._full_since is None:
-            self._full_since = now
         self._spools.note(self, behind)
         if self._spools.narrow != (self.window < self._spools.window):
             self.fit()
-        if self._timer is None and (draining or self._full_since is not None):
+        if self._timer is None and draining:
             self._arm()
+
+    def held(self, waits: bool) -> None:
+        """Its target waits for it, as its worker says, or goes on."""
+        now = self._loop.time()
+        self._goes_on(now)
+        if waits:
+            self._full_since = now
+            if self._timer is None:
+                self._arm()
 
     def clear(self) -> None:
         """It has everything for now, or is gone."""

@@ -67,6 +67,8 @@ class Call:
     """The last known place in the queue."""
     eta: float | None = None
     """The last known seconds until it works."""
+    expected: bool = False
+    """A worker runs its job and was told of it: an answer should begin any moment."""
     looks: int = 0
     """How often it was seen without anybody who answers it."""
 
@@ -196,7 +198,7 @@ class Waiting:
     def _look_at(self, call: Call) -> None:
         if call.relay.feedback is None and call.submitted and call.relay.phase is not Phase.ENDED:
             call.looks += 1
-            if call.kept and (call.relay.epoch or call.looks % _SELDOM == 0):
+            if call.kept and (call.relay.epoch or call.expected or call.looks % _SELDOM == 0):
                 self._tasks.spawn(self.unanswered(call), "unanswered")
             elif call.relay.epoch and not call.kept:
                 self._tasks.spawn(self._still_to_come(call), "still_to_come")

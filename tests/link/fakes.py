@@ -69,6 +69,9 @@ class FakeSink:
         if self.credits:
             self.feedback.credit(len(unit))
 
+    def held(self, waits):
+        self.held_calls = [*getattr(self, "held_calls", ()), waits]
+
     def end(self):
         self._note("end")
 

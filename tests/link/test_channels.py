@@ -295,6 +295,8 @@ async def test_a_window_that_is_narrowed_pauses_and_one_that_is_widened_resumes(
     assert control.orders == []
     sink.feedback.fit(100)
     await wait_until(lambda: control.orders == ["pause"])
+    await wait_until(lambda: sink.held_calls == [True])
     sink.feedback.fit(2000)
     await wait_until(lambda: control.orders == ["pause", "resume"])
+    await wait_until(lambda: sink.held_calls == [True, False])
     outlet.back()

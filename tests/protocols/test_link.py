@@ -163,6 +163,6 @@ def test_every_stage_but_the_last_has_a_way_out_and_the_last_has_none():
 def test_numbers_of_kinds_are_frozen():
     assert {kind.name: kind.value for kind in Kind} == {
         "BROKEN": 0, "HELLO": 1, "CHALLENGE": 2, "PROOF": 3, "WELCOME": 4, "REJECT": 5, "PING": 6, "PONG": 7,
-        "STARTED": 16, "WORKING": 17, "HEAD": 18, "DATA": 19, "END": 20, "ERROR": 21, "BACK": 22,
+        "STARTED": 16, "WORKING": 17, "HEAD": 18, "DATA": 19, "END": 20, "ERROR": 21, "BACK": 22, "HELD": 24,
         "CREDIT": 32, "CANCEL": 33, "REFUSED": 34, "SPOOL": 36,
     }  # fmt: skip

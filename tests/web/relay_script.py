@@ -48,6 +48,9 @@ class FakeWire:
         self.at.append(round(self.loop.time(), 2))
         self.idle_since = self.loop.time()
 
+    def held(self, waits):
+        self.waits = waits
+
     def finish(self):
         assert self.end is None
         self.end = "finished"

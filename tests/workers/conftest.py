@@ -73,6 +73,9 @@ class Caller:
         self.units.append(unit)
         self.changed.set()
 
+    def held(self, waits):
+        self.changed.set()
+
     def end(self):
         self._note("end")
         self.over.set()

@@ -152,10 +152,13 @@ async def person(folder: Path) -> None:
         while (await house.get("/ops/state"))["jobs"]["queued"] > 60:
             waits.append(await chat(calls, house.url, "b"))
             await asyncio.sleep(random.Random(len(waits)).uniform(0.2, 1.2))
-        quantum = 4 * LOAD
+        history = (await house.get("/ops/swaps"))["targets"][0]["residencies"]
+        spans = [_seconds(one["loaded"]) - _seconds(one["began"]) for one in history]
+        load = max(spans, default=LOAD)
+        quantum = 4 * load
         print("person: calls of class high for another model beside a low-priority batch of 500")
         print(
-            f"  {len(waits)} calls waited {statistics.mean(waits):.2f} s in the mean, {max(waits):.2f} s at most   bound by rule 3c {quantum + RUN + LOAD + 0.05:.2f} s (quantum, a run, the load)"
+            f"  {len(waits)} calls waited {statistics.mean(waits):.2f} s in the mean, {max(waits):.2f} s at most   bound by rule 3c {quantum + RUN + load:.2f} s (quantum, a run, the load; loads took up to {load:.2f} s)"
         )
         print(f"  {len(server.loads)} loads")
 

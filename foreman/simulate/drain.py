@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from foreman.core.decisions import Decision, Linger
-from foreman.core.estimates import SERVICE_PRIOR, Gaps, Load, Rate, Service, Throughput
+from foreman.core.estimates import SERVICE_PRIOR, Gaps, Load, Rate, Service
 from foreman.core.fairness import Policy, turn
 from foreman.core.index import LaneIndex
 from foreman.core.placement import Offer
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from foreman.simulate.parts import LaneQueue, Residency, Server, Work
     from foreman.simulate.world import World
-
-Key = tuple[str, str]
-"""Target and lane."""
 
 
 class Drainer:
@@ -42,9 +39,10 @@ class Drainer:
         self.world = world
         self.policy = policy or Policy()
         self.known = known
-        self.services: dict[Key, Service] = {}
-        self.loads: dict[Key, Load] = {}
-        self.paces: dict[Key, Throughput] = {}
+        self.services: dict[str, dict[str, Service]] = {}
+        """Lane → target → its runs there."""
+        self.loads: dict[str, dict[str, Load]] = {}
+        """Lane → target → its loads there."""
         self.gaps: dict[str, Gaps] = {}
         self.rates: dict[str, Rate] = {}
         self.empty_since: dict[str, float] = {}
@@ -67,8 +65,8 @@ class Drainer:
             if not lane.waiting and not lane.in_flight:
                 self.empty_since[job.lane] = self.world.now
             if job.state == "done" and job.target is not None and job.started is not None:
-                key = job.target, job.lane
-                self.services[key] = self.services.get(key, Service()).add(self.world.now - job.started)
+                runs = self.services.setdefault(job.lane, {})
+                runs[job.target] = runs.get(job.target, Service()).add(self.world.now - job.started)
 
     def service(self, lane: str) -> float:
         """The expected run of a lane on the mean of the targets."""
@@ -79,24 +77,26 @@ class Drainer:
         """The expected run of a lane on a target."""
         if self.known:
             return self.world.known[lane] / server.spec.speed
-        own = self.services.get((server.name, lane))
-        others = [s.seconds() for (_, name), s in self.services.items() if name == lane and s.runs]
-        prior = sum(others) / len(others) if others and not (own and own.runs) else SERVICE_PRIOR
-        return (own or Service()).seconds(prior)
+        runs = self.services.get(lane, {})
+        own = runs.get(server.name)
+        if own is not None:
+            return own.seconds()
+        others = [each.seconds() for each in runs.values()]
+        return Service().seconds(sum(others) / len(others) if others else SERVICE_PRIOR)
 
     def load_seconds(self, server: Server, lane: str) -> float:
         """The expected load of a lane on a target."""
         if self.known:
             return server.load_seconds(self.world.lanes[lane].spec)
-        others = [load for (_, name), load in self.loads.items() if name == lane]
-        return self.loads.get((server.name, lane), Load()).seconds(others)
+        loads = self.loads.get(lane, {})
+        return loads.get(server.name, Load()).seconds(loads.values())
 
     def _learn_load(self, server: Server) -> None:
         for residency in server.residents.values():
             if id(residency) not in self._measured:
                 self._measured.add(id(residency))
-                key = server.name, residency.lane
-                self.loads[key] = self.loads.get(key, Load()).add(residency.load_seconds)
+                loads = self.loads.setdefault(residency.lane, {})
+                loads[server.name] = loads.get(server.name, Load()).add(residency.load_seconds)
 
     # ------------------------------------------------------------------------ what is asked
 

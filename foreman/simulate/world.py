@@ -37,6 +37,7 @@ class World:
         self.max_wait = dict(max_wait)
         self.now = 0.0
         self.lanes = {lane.lane: LaneQueue(lane) for lane in trace.lanes}
+        self._embeddings = [lane for lane in self.lanes.values() if lane.spec.embedding]
         self.known = trace.mean_runs()
         """Lane → its mean run on a target of speed 1."""
         self.servers = [Server(target) for target in trace.targets]
@@ -175,7 +176,7 @@ class World:
         """The embedding slot takes what came first, whatever the drain does."""
         if not self.chooser.embeds:
             return False
-        heads = [lane.head() for lane in self.lanes.values() if lane.spec.embedding and lane.waiting]
+        heads = [lane.head() for lane in self._embeddings if lane.waiting]
         if not heads:
             return False
         job = min(heads, key=lambda job: job.serial)

@@ -130,11 +130,11 @@ async def test_on_disconnect_takes_two_words(gateway, dial):
 
 
 @pytest.mark.parametrize("form", ["lines", "events"])
-async def test_from_every_byte_of_a_kept_answer(gateway, worker, dial, form):
+async def test_from_any_byte_of_a_kept_answer(gateway, worker, dial, form):
     job_id = await finished(gateway, worker, dial)
     caller = await dial(gateway)
     whole, headers = (WHOLE, {}) if form == "lines" else (EVENTS, AS_EVENTS)
-    for offset in range(len(whole) + 1):
+    for offset in {*range(0, len(whole), 5), *range(60, 90), len(whole) - 1, len(whole)}:
         reply = await caller.get(f"/jobs/{job_id}/stream?offset={offset}", **headers)
         assert (reply.status, reply.body) == (200, whole[offset:]), offset
         assert reply.header("X-Foreman-Job-Id") == job_id
@@ -290,3 +290,17 @@ async def test_a_big_kept_answer_to_a_slow_reader_is_passed_on_in_windows(open_g
     assert sum(len(framed) for framed, _ in call.relay.wire._pending) <= 4 * 65536
     reply = await caller.reply()
     assert reply.body == body[2000000:]
+
+
+async def test_a_key_is_of_one_token_and_so_is_the_answer(open_gateway, worker, dial):
+    gateway = await open_gateway(token="operator-token", tokens="ann=token-of-ann,bob=token-of-bob")
+    ann, bob = {"Authorization": "Bearer token-of-ann"}, {"Authorization": "Bearer token-of-bob"}
+    job_id = await finished(gateway, worker, dial, **KEY, **ann)
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT, **KEY, **bob)
+    run = await worker.claim()
+    assert run.job.id != job_id, "the same key of another token is another key"
+    other = await dial(gateway)
+    assert (await other.get(f"/jobs/{job_id}/stream", **bob)).status == 404
+    assert (await other.get(f"/jobs/{job_id}/stream", **ann)).body == WHOLE
+    assert (await other.get(f"/jobs/{job_id}/stream", Authorization="Bearer operator-token")).body == WHOLE

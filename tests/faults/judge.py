@@ -300,7 +300,8 @@ class Judge:
             for last, back, next_ in _triples(job.events) if _number(job) >= NUMBERS else ():
                 if back["reason"] == "interrupted" and next_["reason"] == "claimed":
                     since = self.ledger.kills.get(last["worker"], 0.0)
-                    spans.append((last, min(at for at in claims[next_["worker"]] if at >= since)))
+                    its = int(next_["time"]) / 1000
+                    spans.append((last, min((at for at in claims[next_["worker"]] if at >= since), default=its)))
         return self._recovery(f"its target works again within {RECOVERY:g} s of a worker's SIGKILL", spans)
 
     def back(self) -> Promise:

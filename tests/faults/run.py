@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import re
@@ -162,7 +163,12 @@ class Run:
         comparing.cancel()
         jobs = await judge.read(pool)
         seen = judge.Judge(pool, ledger, jobs, self._naps())
-        promises = [*seen.all(), await judge.webhooks(pool, ledger, receivers, jobs), numbers.promise(), await self._keys(left)]
+        promises = [
+            *seen.all(),
+            await judge.webhooks(pool, ledger, receivers, jobs),
+            numbers.promise(),
+            await self._keys(left),
+        ]
         report.show(ledger, promises, seen.naps, pool)
         return promises
 
@@ -172,17 +178,19 @@ class Run:
         """One owner killed after the other; beside them gateways and background processes, which workers don't need."""
         say(f"{self.plan.calm} owners of targets are killed in mid-job, gateways and background processes beside them")
         async with asyncio.TaskGroup() as group:
-            aside = group.create_task(self._aside())
+            aside = [group.create_task(self._aside(*names)) for names in (("g1", "g2"), ("b1", "b2"))]
             for number in range(self.plan.calm):
                 async with asyncio.TaskGroup() as both:
                     both.create_task(asyncio.sleep(self.plan.gap))
                     both.create_task(self.hands.kill_owner(TARGETS[number % 2]))
-            aside.cancel()
+            for task in aside:
+                task.cancel()
 
-    async def _aside(self) -> None:
-        for number in range(1000):
-            await asyncio.sleep(self.plan.gap / 2)
-            await self.hands.kill(("g1", "b1", "g2", "b2")[number % 4])
+    async def _aside(self, *names: str) -> None:
+        """Kill these in turn, until cancelled."""
+        for name in itertools.cycle(names):
+            await asyncio.sleep(self.plan.gap)
+            await self.hands.kill(name)
 
     async def _terms(self) -> None:
         say(f"{self.plan.terms} owners get a SIGTERM in mid-job, a gateway and a background process too")
@@ -194,10 +202,12 @@ class Run:
     async def _storm(self) -> None:
         plan, hands, chance = self.plan, self.hands, self.chance
         say(f"the storm: {plan.stores} kills of the store, {plan.kills} of others, cables, targets")
-        everybody = ["w1", "w2", "w3", "w1", "w2", "w3", "g1", "g2", "b1", "b2", "gpu1", "gpu2"]
 
-        async def anyone() -> None:
-            await hands.kill(chance.choice(everybody))
+        async def back() -> None:
+            await hands.kill(chance.choice(["w1", "w2", "w3", "w1", "w2", "w3", "gpu1", "gpu2"]))
+
+        async def front() -> None:
+            await hands.kill(chance.choice(["g1", "g2", "b1", "b2"]))
 
         outages: list[Callable[[], Awaitable[None]]] = [hands.store_killed] * plan.stores
         outages += [lambda: hands.store_full(2.0), lambda: hands.store_read_only(1.5), lambda: hands.store_demoted(1.0)]
@@ -209,7 +219,8 @@ class Run:
 
         whom = iter(["w3", "g2", "b2"] * 4)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._spread(anyone, plan.kills))
+            group.create_task(self._spread(back, plan.kills // 2))
+            group.create_task(self._spread(front, plan.kills // 2))
             group.create_task(self._spread(outage, len(outages)))
             group.create_task(self._spread(hands.cable, plan.cables))
             group.create_task(self._spread(hands.upstream, plan.upstream))
@@ -217,11 +228,14 @@ class Run:
             group.create_task(self._spread(lambda: hands.clock(next(whom), chance.choice(jumps), 4.0), 6))
 
     async def _dead(self) -> None:
-        """Zombies on both targets at once, and a lease that the store forgets; nobody else dies meanwhile."""
+        """Zombies on both targets at once, and a lease that the store forgets; no other worker dies meanwhile."""
         say(f"{self.plan.zombies} zombies: owners are frozen in mid-job, and woken once others run it")
         async with asyncio.TaskGroup() as group:
-            for index, target in enumerate(TARGETS):
-                group.create_task(self._zombies(target, (self.plan.zombies + index) // 2))
+            aside = group.create_task(self._aside("b1", "b2"))
+            async with asyncio.TaskGroup() as both:
+                for index, target in enumerate(TARGETS):
+                    both.create_task(self._zombies(target, (self.plan.zombies + index) // 2))
+            aside.cancel()
 
     async def _zombies(self, target: str, count: int) -> None:
         done = 0

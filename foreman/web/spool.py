@@ -41,6 +41,7 @@ class Spools:
         self.bytes = 0
         """Behind in sum."""
         self._behind: dict[Spool, int] = {}
+        self._relieving = False
 
     def __len__(self) -> int:
         """How many readers are behind."""
@@ -52,8 +53,12 @@ class Spools:
         if behind:
             self._behind[spool] = behind
         most = WHOLE * self.window
-        if self.bytes > most:
-            self._relieve(most)
+        if self.bytes > most and not self._relieving:
+            self._relieving = True
+            try:
+                self._relieve(most)
+            finally:
+                self._relieving = False
         elif self.narrow and self.bytes < most // 2:
             self._set(narrow=False)
 

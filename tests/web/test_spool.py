@@ -100,6 +100,20 @@ async def test_all_together_are_bounded_those_that_drain_go_first_then_windows_a
     assert (len(spools), spools.bytes) == (0, 0)
 
 
+@pytest.mark.looptime
+async def test_one_that_lags_far_at_once_costs_others_no_more_than_it_must():
+    spools = Spools(1000, 60)
+    readers = [Reader(spools) for _ in range(WHOLE)]
+    for reader in readers:
+        reader.lags(1000, draining=True)
+    late = Reader(spools)
+    late.lags(3000)
+    assert [reader.dropped_at is not None for reader in readers] == [True] * 3 + [False] * (WHOLE - 3)
+    assert (late.dropped_at, spools.bytes) == (None, WHOLE * 1000)
+    for reader in [*readers, late]:
+        reader.spool.clear()
+
+
 async def stalled(gateway, worker, dial, *, head=NDJSON, lines: int = 400):
     """A caller that reads nothing of a stream that is far longer than all buffers on the way; its run."""
     caller = await dial(gateway)

@@ -60,6 +60,8 @@ class Dispatcher:
                     until = min(until, await self._turns())
                 elif self._target.unseen:
                     await self._look()
+                    if self._lanes.paused_until(clock.now()) is None:
+                        wake.set()  # resumed, or held by what the keeper looks at again
             except StoreUnavailableError:
                 self._target.unseen = True
                 until = clock.now() + _STORE_AWAY
@@ -159,13 +161,14 @@ class Dispatcher:
     # ------------------------------------------------------------------------ choose
 
     async def _choose(self) -> Decision:
-        target, now = self._target, self._target.clock.now()
+        target = self._target
+        if self._somebody_needs_a_place():
+            await target.ask_others()
+        now = target.clock.now()
         self._lanes.resumed(now)
         self._lanes.runs_learned(now)
         self._bar(now)
         self._note_idle()
-        if self._somebody_needs_a_place():
-            await target.ask_others()
         rivals = target.rivals
         state = self._state(now)
         idle = self._idle if rivals.any else None

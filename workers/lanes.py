@@ -50,6 +50,7 @@ class Lanes:
         self._learned = learned
         self._takes = takes
         self._rivals = rivals
+        rivals.lanes = self
         self._queues: dict[tuple[Slot, str], LaneFacts] = {}
         self._lane_of: dict[tuple[Slot, str], str] = {}
         self._members: dict[str, set[tuple[Slot, str]]] = {}

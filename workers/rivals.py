@@ -14,25 +14,20 @@ from foreman.core.placement import Offer
 from foreman.core.targets import OPENAI
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from foreman.core.views import LaneView
     from foreman.store.records import TargetStatus
+    from workers.lanes import Lanes
 
 
 class Rivals:
-    """The other targets.
+    """The targets beside the one called `name`."""
 
-    Args:
-        name: this target's own.
-        queued: the lanes of which something waits.
-        model: the canonical name by which a lane is asked for.
-    """
-
-    def __init__(self, name: str, queued: Callable[[], Collection[str]], model: Callable[[str], str]) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._queued = queued
-        self._model = model
+        self.lanes: Lanes
+        """What waits; set by those lanes themselves, which ask me for homes."""
         self._able: tuple[TargetStatus, ...] = ()
         self._models: dict[str, frozenset[str]] = {}
         self._homes: dict[str, tuple[Offer, ...]] = {}
@@ -69,7 +64,7 @@ class Rivals:
         servers = [status for status in self._able if status.kind == OPENAI]
         if not servers:
             return found
-        model = self._model(lane)
+        model = self.lanes.model(lane)
         return found + tuple(
             Offer(status.name, _pace(status, lane)) for status in servers if model in self._models[status.name]
         )
@@ -86,7 +81,7 @@ class Rivals:
 
     def idle(self, view: LaneView) -> list[Offer]:
         """What those offer that have nothing queued, running or loading and may take the lane."""
-        queued, model = self._queued(), self._model(view.lane)
+        queued, model = self.lanes.all_waiting(), self.lanes.model(view.lane)
         return [
             Offer(status.name, _pace(status, view.lane), _load(status, view.lane))
             for status in self._able

@@ -32,7 +32,7 @@ from workers.residency import Residency
 from workers.rivals import Rivals
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable
 
     from foreman.core.fairness import Policy
     from foreman.core.targets import TargetSettings
@@ -77,7 +77,7 @@ class Target:
         self.residency = Residency(target.resident, target.pin)
         self.learned = Learned(target.slots)
         self.history = History(target.name, swaps)
-        self.rivals = Rivals(target.name, self._queued, self._asked_model)
+        self.rivals = Rivals(target.name)
         self.refused: frozenset[str] = frozenset()
         """Lanes that may not be claimed or loaded for now: their loads are held, or the last claim came to nothing."""
         self.lanes = Lanes(target.name, policy, self.residency, self.learned, self.takes, self.rivals)
@@ -189,12 +189,6 @@ class Target:
 
     def _others_tags(self, statuses: list[TargetStatus] | None = None) -> dict[str, int]:
         return {status.name: len(status.tags) for status in (self._others if statuses is None else statuses)}
-
-    def _queued(self) -> Collection[str]:
-        return self.lanes.all_waiting()
-
-    def _asked_model(self, lane: str) -> str:
-        return self.lanes.model(lane)
 
     async def _learn(self, survey: Survey) -> Survey:
         self.clock.observe(survey.now)
@@ -389,8 +383,12 @@ class Target:
     async def _keep_or_close(self, load: Load) -> None:
         """A cancelled load is closed, unless another job of its lane waits for it."""
         try:
-            survey = await self.survey(Slot.EMBED if load.order.embedding else Slot.DRAIN)
-            wanted = any(lane.lane == load.lane and self.takes(lane) for lane in survey.lanes)
+            if load.order.embedding:
+                survey = await self.survey(Slot.EMBED)
+                wanted = any(lane.lane == load.lane and self.takes(lane) for lane in survey.lanes)
+            else:
+                await self.look()
+                wanted = self.lanes.queue(load.lane, self.clock.now()) is not None
         except Exception:  # noqa: BLE001 - whatever keeps the store from answering, a load nobody is known to want ends
             wanted = False
         if not wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
@@ -124,3 +125,25 @@ async def test_a_pinned_lane_waits_for_no_swap(caller, worker, seen) -> None:
     position, eta, why = await seen(await submit(caller))
     assert (position, eta) == (1, 0.0)
     assert why == "a free slot on 'gpu1': 0 jobs ahead"
+
+
+async def test_a_callers_deadline_is_judged_alike(caller, worker, gateway) -> None:
+    await worker.publish("gpu1", "m", loads={LANE_M: 9.0}, paces={LANE_M: [2.0, 2.0, 0.0, -1.0, 1.5]})
+    await gateway.inventory.fresh(0.0)
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    reply = await caller.post("/api/chat", body, **{"X-Foreman-Deadline": "3"})
+    assert (reply.status, reply.header("X-Foreman-Error")) == (422, "deadline_exceeded")
+    assert "10.5 s" in reply.json()["error"]
+
+
+async def test_a_full_queue_says_when_the_next_job_leaves_it(caller, worker, gateway) -> None:
+    queue = gateway._store.queue
+    queue._limits = dataclasses.replace(queue._limits, max_queue=2)
+    paces = {LANE_M: [20.0, 20.0, 0.0, -1.0, 20.0]}
+    running = [{"job_id": "x", "lane": LANE_M, "state": "working", "since": 0.0}]
+    await worker.publish("gpu1", "m", resident=[held(LANE_M, "m")], paces=paces, running=running)
+    await gateway.inventory.fresh(0.0)
+    for _ in range(2):
+        await submit(caller)
+    reply = await caller.post("/jobs", CHAT)
+    assert (reply.status, reply.header("Retry-After")) == (503, "20")

@@ -40,6 +40,9 @@ STALLED: Final = 60.0
 _FAREWELL: Final = 0.25
 """Seconds for the last event at a stop."""
 _ALWAYS: Final = ("now", "store")
+_TARGETS: Final = "targets"
+_TOKENS: Final = "tokens"
+"""Instead of the targets, where only their jobs' token counts have moved: a tenth of the bytes."""
 _MOVES: Final = frozenset({"oldest_wait_seconds", "lease_seconds"})
 """Fields that move with the clock alone: no news."""
 _HEADERS: Final = (
@@ -188,7 +191,7 @@ class Feed:
             sections = [
                 b"%s:%s" % (json.dumps(name).encode(), text)
                 for name, (number, _, text) in self._news.items()
-                if number > seen or name in _ALWAYS
+                if (number > seen or name in _ALWAYS) and not (seen < 0 and name == _TOKENS)
             ]
             kind = b"snapshot" if seen < 0 else b"change"
             head = b"id: %s-%d\nevent: %s\ndata: {" % (self._boot.encode(), self._number, kind)
@@ -227,22 +230,30 @@ class Feed:
                 first.set_result(None)
 
     def _take(self, state: dict[str, Any]) -> bool:
-        """Note what has changed; False where that is nothing, or token counts only."""
+        """Note what has changed; False where that is nothing, or how far jobs have come: then only that is told."""
         self._frames.clear()
-        number = self._number + 1
-        moved = False
+        number, moved = self._number + 1, False
         for name, value in state.items():
             known = self._news.get(name)
             compared = _still(value)
-            if known is not None and (compared == known[1] and name not in _ALWAYS):
+            if known is not None and compared == known[1] and name not in _ALWAYS:
                 continue
             changed = known[0] if known is not None and name in _ALWAYS else number
-            if changed == number:
-                self._number = number
-                moved = moved or known is None or _without_tokens(compared) != _without_tokens(known[1])
-            text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-            self._news[name] = (changed, compared, text)
+            if known is not None and name == _TARGETS and _without_tokens(compared) == _without_tokens(known[1]):
+                changed = known[0]
+                self._note(_TOKENS, self._counted(number), None, _tokens(value))
+            elif changed == number:
+                self._number, moved = number, True
+            self._note(name, changed, compared, value)
         return moved
+
+    def _counted(self, number: int) -> int:
+        self._number = number
+        return number
+
+    def _note(self, name: str, number: int, compared: Any, value: Any) -> None:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        self._news[name] = (number, compared, text)
 
 
 def _still(value: Any) -> Any:
@@ -255,13 +266,14 @@ def _still(value: Any) -> Any:
     return value
 
 
-def _without_tokens(value: Any) -> Any:
-    """The targets without how far their jobs have come; another section as it is."""
-    if not (isinstance(value, list) and value and isinstance(value[0], dict) and "running" in value[0]):
-        return value
+def _without_tokens(targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The targets without how far their jobs have come."""
     return [
-        target | {"running": [(job["job_id"], job["state"]) for job in target["running"]]}
-        if isinstance(target["running"], list)
-        else target
-        for target in value
+        target | {"running": [(job["job_id"], job["state"], job["since"]) for job in target["running"]]}
+        for target in targets
     ]
+
+
+def _tokens(targets: list[dict[str, Any]]) -> dict[str, list[float | None]]:
+    """Job → its tokens, and tokens a second."""
+    return {job["job_id"]: [job["tokens"], job["tokens_per_second"]] for target in targets for job in target["running"]}

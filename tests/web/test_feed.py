@@ -48,7 +48,12 @@ class Listener:
         if fields["event"] == "snapshot":
             self.state = data
         elif fields["event"] == "change":
+            tokens = data.pop("tokens", {})
             self.state |= data
+            for job in (job for target in self.state.get("targets", ()) for job in target["running"]):
+                job["tokens"], job["tokens_per_second"] = tokens.get(
+                    job["job_id"], (job["tokens"], job["tokens_per_second"])
+                )
         return fields["event"], data
 
     async def until(self, condition):
@@ -142,6 +147,7 @@ async def test_tokens_alone_are_news_but_no_hurry(gateway, worker, listen, dial)
 
         await listener.until(shows)
     assert not any(paces), "the jobs and all else stayed as they were"
+    assert listener.state["targets"] == (await caller.get("/ops/state")).json()["targets"]
     del paces[:]
     await run.end(State.DONE)
     await listener.until(lambda state: state["jobs"]["done"] == 1)

@@ -62,7 +62,14 @@ function connect() {
 	source.onerror = () => lost();
 	source.addEventListener("leaving", () => lost("the gateway restarts"));
 	source.addEventListener("snapshot", (event) => arrived(JSON.parse(event.data)));
-	source.addEventListener("change", (event) => arrived({ ...live.state, ...JSON.parse(event.data) }));
+	source.addEventListener("change", (event) => {
+		const state = { ...live.state, ...JSON.parse(event.data) };
+		for (const { running } of state.targets) {
+			for (const job of running) [job.tokens, job.tokens_per_second] = state.tokens?.[job.job_id] ?? [job.tokens, job.tokens_per_second];
+		}
+		delete state.tokens;
+		arrived(state);
+	});
 	watch();
 }
 

@@ -15,6 +15,8 @@ from aiohttp import hdrs, web
 from foreman.core.errors import Code, Failure
 from foreman.simulate.export import PastTarget, past_trace
 from foreman.simulate.trace import write
+from foreman.web.auth import Role
+from foreman.web.middleware import CALLER
 
 if TYPE_CHECKING:
     from foreman.store.client import Store
@@ -38,6 +40,8 @@ class TraceAPI:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """JSON lines. `hours`: how far back, a number up to 24; without it: all that is known."""
+        if request[CALLER].role is Role.NAMED:
+            raise Failure(Code.FORBIDDEN, "this token sees its own jobs: GET /jobs")
         text = request.query.get("hours", str(HOURS))
         try:
             hours = float(text)

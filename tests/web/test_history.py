@@ -62,7 +62,7 @@ async def test_receivers(open_gateway, worker, dial) -> None:
 
 async def test_who_may_look_back(open_gateway, worker, dial) -> None:
     caller = await dial(await open_gateway(token="op", tokens="anna=a", read_token="look"))
-    for path, reader in (("/ops/failures", 200), ("/ops/swaps", 200), ("/ops/receivers", 403)):
+    for path, reader in (("/ops/failures", 200), ("/ops/swaps", 200), ("/ops/trace", 200), ("/ops/receivers", 403)):
         statuses = [
             (await caller.get(path, Authorization=f"Bearer {token}")).status for token in ("op", "look", "a", "x")
         ]

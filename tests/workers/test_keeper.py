@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 
-from foreman.core.jobs import Slot, State
+from foreman.core.errors import Code, Failure
+from foreman.core.jobs import Priority, Slot, State
 from foreman.store.operators import Kind
 from tests.workers.conftest import wait_until
 from tests.workers.test_drain import _call
@@ -277,3 +279,39 @@ async def test_an_embedding_model_that_nobody_used_for_so_long_is_unloaded(ollam
     here = await floor(gpu=fake, idle_unload="200ms")
     await (await here.submit("embedder", endpoint="/api/embed", slot=Slot.EMBED, stream=False)).ended()
     await wait_until(lambda: not fake.residents)
+
+
+async def test_whatever_callers_and_operators_do_at_once_every_job_ends_and_no_target_starts_anew(ollama, floor):
+    models = [*"abcdef", "embedder"]
+    fakes = {
+        name: await ollama(models, tokens=3, token_seconds=0.003, load_seconds=0.05, max_loaded=2, slots=2)
+        for name in ("one", "two")
+    }
+    options = "&slots=2&pin=f&resident=2"
+    how = {"swap_budget": "0.5", "due_after": "high=300ms,normal=1s,low=3s", "idle_unload": "500ms"}
+    here = await floor(**fakes, options=options, **how)
+    epochs = {name: target.own.epoch for name, target in here.worker.targets.items()}
+    draw, callers = random.Random(3), []
+    digests = {entry["name"].removesuffix(":latest"): entry["digest"] for entry in (await here.status("one")).tags}
+    for _ in range(150):
+        model, chance = draw.choice(models[:-1]), draw.random()
+        how = {"digest": digests[model]} if draw.random() < 0.5 else {}
+        if chance < 0.1:
+            callers.append(await here.submit("embedder", endpoint="/api/embed", slot=Slot.EMBED, stream=False))
+            continue
+        if chance < 0.2:
+            how["options"] = {"num_ctx": draw.choice([2048, 8192])}
+        elif chance < 0.3:
+            how["target_only"] = draw.choice(["one", "two"])
+        elif chance < 0.4:
+            how["body"] = {"model": model, "messages": [{"role": "user", "content": "x"}], "keep_alive": 0}
+        callers.append(await here.submit(model, priority=draw.choice(list(Priority)), **how))
+        if chance > 0.9:
+            await here.queue.cancel(draw.choice(callers).job_id, Failure(Code.CANCELLED, "no longer wanted"))
+        if chance > 0.97:
+            pause = {"seconds": 0.3, "unload": draw.random() < 0.5}
+            await here.store.operators.pause(Kind.TARGET, draw.choice(["one", "two"]), "me", **pause)
+        await asyncio.sleep(draw.expovariate(1 / 0.015))
+    jobs = [await here.final(caller) for caller in callers]
+    assert {job.state for job in jobs} <= {State.DONE, State.CANCELLED}
+    assert {name: target.own.epoch for name, target in here.worker.targets.items()} == epochs

@@ -19,7 +19,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, State, Surface
 from foreman.protocols import envelope, job_object
 from foreman.protocols.goscan import EmptyBodyError, GoJSONError
-from foreman.protocols.job_request import OWN, check, wrong
+from foreman.protocols.job_request import ENDPOINTS, OWN, check, wrong
 from foreman.protocols.ollama import peek
 from foreman.web.auth import Role
 
@@ -105,13 +105,16 @@ class Submission:
         """Queue an ended job once more, as a new one, to begin now.
 
         Raises:
-            Failure: as `submit`; BAD_REQUEST: 409 while the job lives, 410 where its request is kept no longer.
+            Failure: as `submit`; BAD_REQUEST: 409 while the job lives, 410 where its request is kept no longer,
+                422 where it was no call that `/jobs` takes.
         """
         kept = await self.queue.kept(job.id)
         if job.state not in {State.DONE, State.FAILED, State.CANCELLED}:
             raise Failure(Code.BAD_REQUEST, f"job {job.id} is {job.state}: retry it once it has ended", status=409)
         if kept is None:
             raise Failure(Code.BAD_REQUEST, f"the request of job {job.id} is kept no longer: send it anew", status=410)
+        if job.endpoint not in ENDPOINTS:
+            raise Failure(Code.BAD_REQUEST, f"job {job.id} was a call of {job.endpoint}: send that anew", status=422)
         if job.surface is Surface.SYNC:
             taken, own = envelope.Envelope(kept.body, {}, "[]"), {"endpoint": job.endpoint}
         else:

@@ -278,6 +278,9 @@ async def test_a_retry_of_a_sync_call_and_of_a_retry(at: Site) -> None:
     assert retried.status == 410, retried.body
     shown = strictly((await get(at, f"/jobs/{sync_id}")).body)
     assert (shown["surface"], shown["result"], shown["artifacts"]) == ("sync", None, None)
+    look = await at.post("/api/show", {"model": "alpha"}, {"X-Foreman-On-Disconnect": "finish"})
+    refused = await get(at, f"/jobs/{look.header('X-Foreman-Job-Id')}/retry", "POST", Content_Length="0")
+    assert (refused.status, "/api/show: send that anew" in refused.body.decode()) == (422, True)
     job = await ended(at, await submitted(at, metadata={"a": 1}))
     for _ in range(2):
         again = await get(at, f"/jobs/{job['job_id']}/retry", "POST", Content_Length="0")

@@ -86,10 +86,10 @@ class Background:
                 await _end(worker)
             await asyncio.sleep(AGAIN)
 
-    def _make(self) -> ArqWorker:
+    def _make(self) -> _Worker:
         pool, keys = self._settings.pool, self._store.queue.keys
         every = {*range(0, 60, maintenance.LOOK)}
-        return ArqWorker(
+        return _Worker(
             functions=[func(_DELIVER, name="deliver")],
             redis_settings=arq_settings(self._store.url),
             queue_name=keys.of(ARQ),
@@ -128,12 +128,39 @@ class Background:
         }
 
 
+class _Worker(ArqWorker):
+    """arq's worker, which can be waited for to its last command.
+
+    It ends jobs in tasks that it shields from cancellation and keeps no reference to: they would outlive its connections.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ending: set[asyncio.Task[Any] | None] = set()
+
+    async def finish_job(self, *args: Any, **kwargs: Any) -> None:
+        """As arq's."""
+        self.ending.add(asyncio.current_task())
+        try:
+            await super().finish_job(*args, **kwargs)
+        finally:
+            self.ending.discard(asyncio.current_task())
+
+    async def finish_failed_job(self, *args: Any, **kwargs: Any) -> None:
+        """As arq's."""
+        self.ending.add(asyncio.current_task())
+        try:
+            await super().finish_failed_job(*args, **kwargs)
+        finally:
+            self.ending.discard(asyncio.current_task())
+
+
 def _bytes(value: Any) -> bytes:
     """JSON, because arq's default would run whatever somebody pickled into the store."""
     return json.dumps(value, default=str).encode()
 
 
-async def _end(worker: ArqWorker) -> None:
+async def _end(worker: _Worker) -> None:
     """Cancel what an arq worker runs (arq queues it again) and close its connections.
 
     arq's own `close` gathers the tasks it has just cancelled, and dies of that before the connections' turn.
@@ -142,6 +169,7 @@ async def _end(worker: ArqWorker) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*(task for task in worker.ending if task is not None), return_exceptions=True)
     if worker.pool is None:  # it never got through to the store
         return
     with contextlib.suppress(Exception):  # the connection may be the very thing that died

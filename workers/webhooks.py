@@ -33,6 +33,8 @@ COURIER: Final = "courier"
 """The name in arq's context under which `deliver` finds me."""
 HOLD: Final = 1.0
 """Seconds between two prolongations of the attempts under way."""
+ON: Final = 5.0
+"""Seconds for which one arq job goes on with what its receiver has a place for next."""
 _SETTLE: Final = 30.0
 """Seconds for which an attempt's end is told again to a store that is away."""
 LOOK: Final = 0.1
@@ -67,14 +69,25 @@ class Courier:
             await self._poster.close()
 
     async def deliver(self, delivery: str, ticket: int) -> None:
-        """One attempt, if there is one to make. Where the store is away there is none: it comes again."""
+        """One attempt, and for a while those that its receiver has a place for next, each begun before arq comes to it.
+
+        Where the store is away there is none: it comes again.
+        """
+        loop = asyncio.get_running_loop()
+        until, first = loop.time() + ON, True
+        next_one: tuple[str, int] | None = (delivery, ticket)
+        while next_one is not None and (first or loop.time() < until):
+            next_one, first = await self._attempt(*next_one, early=not first), False
+
+    async def _attempt(self, delivery: str, ticket: int, *, early: bool) -> tuple[str, int] | None:
+        """One attempt, if there is one to make; what got its place at the receiver."""
         asked = asyncio.get_running_loop().time()
         try:
-            attempt = await self._store.deliveries.begin(delivery, ticket, self._pace)
+            attempt = await self._store.deliveries.begin(delivery, ticket, self._pace, early=early)
         except StoreUnavailableError:
-            return
+            return None
         if attempt is None:
-            return
+            return None
         try:
             async with asyncio.timeout_at(asked + self._pace.lease - HOLD) as limit:
                 self._held[attempt.id] = (attempt, limit)
@@ -84,14 +97,13 @@ class Courier:
             StoreUnavailableError,
         ):  # the store was away for a lease: the right to this attempt may be another's by now
             log.warning("webhook.broken_off", delivery=delivery)
-            return
+            return None
         except asyncio.CancelledError:
             await asyncio.shield(self._settle(attempt, Outcome.ABANDONED))
             raise
         finally:
             self._held.pop(attempt.id, None)
-        if reply is not None:
-            await self._end(attempt, reply)
+        return None if reply is None else await self._end(attempt, reply)
 
     async def _send(self, attempt: Attempt) -> Reply | None:
         """Make it; None where the right to it is gone."""
@@ -107,7 +119,7 @@ class Courier:
         artifacts = await self._store.answers.shown(attempt.job)
         return encode(job_object(attempt.job, attempt.time, artifacts))
 
-    async def _end(self, attempt: Attempt, reply: Reply) -> None:
+    async def _end(self, attempt: Attempt, reply: Reply) -> tuple[str, int] | None:
         status = reply.status
         if status is not None and 200 <= status < 300:
             outcome, error = Outcome.DELIVERED, ""
@@ -118,7 +130,7 @@ class Courier:
             error = reply.error or f"status {status}" + (", a redirect is not followed" if status // 100 == 3 else "")  # type: ignore[operator] # without an error there is a status
         rest = webhook.retry_after(reply.retry_after, time.time()) if outcome is Outcome.FAILED else 0.0
         swing = random.uniform(-1, 1)  # noqa: S311 - jitter, no secret
-        await self._settle(
+        return await self._settle(
             attempt,
             outcome,
             status=status,
@@ -129,13 +141,16 @@ class Courier:
             rest=rest,
         )
 
-    async def _settle(self, attempt: Attempt, outcome: Outcome, **more: Any) -> None:
-        """Tell the store, again and again while it is away: an attempt that was made should not be made twice."""
+    async def _settle(self, attempt: Attempt, outcome: Outcome, **more: Any) -> tuple[str, int] | None:
+        """Tell the store, again and again while it is away: an attempt that was made should not be made twice.
+
+        Returns what got its place at the receiver.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE if outcome is not Outcome.ABANDONED else HOLD):
                 while True:
                     try:
-                        after = await self._store.deliveries.settle(attempt, outcome, self._pace, **more)
+                        settled = await self._store.deliveries.settle(attempt, outcome, self._pace, **more)
                     except StoreUnavailableError:
                         await asyncio.sleep(HOLD / 4)
                         continue
@@ -145,11 +160,12 @@ class Courier:
                         seq=attempt.job.seq,
                         attempt=attempt.number,
                         outcome=outcome.value,
-                        after=after.value,
+                        after=settled.after.value,
                         status=more.get("status"),
                         error=more.get("error") or None,
                     )
-                    return
+                    return settled.handed
+        return None
 
     async def _hold(self) -> None:
         """Each second: prolong what is under way, and break off what is another's by now."""

@@ -92,6 +92,15 @@ class After(enum.StrEnum):
     """The attempt was another's by now; nothing changed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What an attempt's end changed."""
+
+    after: After
+    handed: tuple[str, int] | None
+    """Delivery and ticket that got a place at the receiver: arq runs it, unless somebody begins it earlier."""
+
+
 class Redelivered(enum.StrEnum):
     """What a wish to send again met."""
 
@@ -165,14 +174,18 @@ class Deliveries:
         self._connection = connection
         self._keys = Keys(pool)
 
-    async def begin(self, delivery: str, ticket: int, pace: Pace) -> Attempt | None:
-        """The right to an attempt; None where there is nothing to do now (the store sees to it that it comes again)."""
+    async def begin(self, delivery: str, ticket: int, pace: Pace, *, early: bool = False) -> Attempt | None:
+        """The right to an attempt; None where there is nothing to do now (the store sees to it that it comes again).
+
+        `early`: before arq comes to it, which need not come any more.
+        """
         reply = await self._script(
             "begin",
             delivery,
             ticket,
             rows.ms(pace.lease),
             rows.ms(pace.schedule[0]),
+            int(early),
         )
         if reply[0] != b"go":
             return None
@@ -210,7 +223,7 @@ class Deliveries:
         reply: str = "",
         delay: float | None = None,
         rest: float = 0.0,
-    ) -> After:
+    ) -> Settled:
         """End an attempt: one line in the log, and the job's lane goes on.
 
         Args:
@@ -224,7 +237,7 @@ class Deliveries:
             delay: Seconds until the next attempt; None where the schedule is over.
             rest: Seconds for which the receiver wants nothing more of this job (Retry-After).
         """
-        word = await self._script(
+        word, *handed = await self._script(
             "settle",
             attempt.id,
             attempt.ticket,
@@ -238,7 +251,7 @@ class Deliveries:
             pace.broken_after,
             rows.ms(pace.probe_gap),
         )
-        return After(word.decode())
+        return Settled(After(word.decode()), (handed[0].decode(), int(handed[1])) if handed else None)
 
     async def log(self, job_id: str) -> list[Tried]:
         """A job's attempts of the last days, oldest first."""

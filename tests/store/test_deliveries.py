@@ -14,7 +14,7 @@ from foreman.core.jobs import State, Surface
 from foreman.protocols.job_object import INLINE_LIMIT
 from foreman.store import keys as k
 from foreman.store.answers import Answer
-from foreman.store.deliveries import After, Outcome, Pace, Redelivered, Standing
+from foreman.store.deliveries import After, Outcome, Pace, Redelivered, Settled, Standing
 
 if TYPE_CHECKING:
     from tests.store.ground import Ground
@@ -49,7 +49,7 @@ async def begin(ground: Ground, delivery: str, ticket: int, pace: Pace = PACE):
 
 
 async def settle(ground: Ground, attempt, outcome: Outcome, delay: float | None = 5.0, **more) -> After:
-    return await ground.store.deliveries.settle(attempt, outcome, PACE, delay=delay, took=0.01, **more)
+    return (await ground.store.deliveries.settle(attempt, outcome, PACE, delay=delay, took=0.01, **more)).after
 
 
 async def newest(ground: Ground, delivery: str) -> int:
@@ -218,6 +218,19 @@ async def test_thousands_for_one_url_keep_arq_from_nobody(ground: Ground) -> Non
         await settle(ground, attempt, Outcome.FAILED, delay=0.0)
     assert len(await sent(ground)) == 3, "those that are due again stand behind those that wait"
     assert not {attempt.id for attempt in attempts} & {name for name, _ in await sent(ground)}
+
+
+async def test_who_settles_may_begin_the_next_before_arq_does(ground: Ground) -> None:
+    jobs = [await job(ground) for _ in range(6)]
+    attempts = [await begin(ground, f"evt_{one}_1", 1) for one in jobs[:4]]
+    settled = await ground.store.deliveries.settle(attempts[0], Outcome.DELIVERED, PACE)
+    assert settled == Settled(After.DELIVERED, (f"evt_{jobs[4]}_1", 1))
+    assert (f"evt_{jobs[4]}_1", 1) in await sent(ground), "arq has it, should nobody begin it"
+    assert await ground.store.deliveries.begin(*settled.handed, PACE, early=True) is not None
+    assert (f"evt_{jobs[4]}_1", 1) not in await sent(ground)
+    assert await begin(ground, f"evt_{jobs[4]}_1", 1) is None, "arq comes too late"
+    settled = await ground.store.deliveries.settle(attempts[1], Outcome.ABANDONED, PACE)
+    assert settled == Settled(After.ABANDONED, (attempts[1].id, 2))
 
 
 async def test_a_job_is_told_one_thing_at_a_time_also_when_asked_again(ground: Ground) -> None:

@@ -5,6 +5,7 @@
 -- include: clock, outbox
 local limit, now, lost = tonumber(ARGV[1]), clock(), {}
 for _, url in ipairs(redis.call('ZRANGEBYSCORE', k_calls(), '-inf', now, 'LIMIT', 0, limit)) do
-  for _, evt in ipairs(fill(url, now)) do lost[#lost + 1] = evt end
+  local gone = fill(url, now)
+  for _, evt in ipairs(gone) do lost[#lost + 1] = evt end
 end
 return lost

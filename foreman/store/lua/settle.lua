@@ -5,13 +5,14 @@
 -- ARGV    1 delivery  2 ticket  3 delivered | gone | failed | abandoned  4 status or ''  5 took ms or ''  6 error or ''
 --         7 reply  8 ms until the next attempt, '' where none is left  9 ms for which the receiver asked for rest
 --         10 failures in a row that count as broken  11 gap ms between attempts at a broken one
--- returns delivered | gone | again | superseded | exhausted | abandoned | stale
+-- returns {delivered | gone | again | superseded | exhausted | abandoned | stale}, and behind it the delivery and the ticket
+--         that got a place, where one did: who has settled may begin it without waiting for arq
 -- include: clock, outbox, meters
 local evt, ticket, outcome, status, took, err, reply = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local delay, rest, broken, gap = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local now = clock()
 local d = delivery_read(evt)
-if not d or d.inflight ~= ticket or redis.call('ZREM', k_busy(d.url), evt) == 0 then return 'stale' end
+if not d or d.inflight ~= ticket or redis.call('ZREM', k_busy(d.url), evt) == 0 then return {'stale'} end
 redis.call('HDEL', k_delivery(evt), 'inflight')
 
 local function count()
@@ -72,5 +73,6 @@ local function settle()
 end
 
 local after = settle()
-fill(d.url, now)
-return after
+local _, handed = fill(d.url, now)
+if handed then return {after, handed[1], handed[2]} end
+return {after}

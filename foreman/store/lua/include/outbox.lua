@@ -39,6 +39,7 @@ local function hand(d, now)
   redis.call('ZADD', k_arq(), now, id)
   redis.call('ZREM', k_waiting(d.url), d.id)
   redis.call('ZADD', k_busy(d.url), now + HANDED_MS, d.id)
+  return ticket
 end
 
 -- Written, and not begun: a begun one without an attempt under way died before it came to that.
@@ -69,9 +70,9 @@ end
 
 -- Give the free places of a receiver to those that have waited longest there, and note when to look again (`call`).
 -- 1. one attempt per job at a time  2. a receiver that failed too often gets one each gap, and what is AT_ONCE
--- returns the deliveries whose attempts were lost
+-- returns the deliveries whose attempts were lost, and of the first that was handed out {delivery, ticket}
 local function fill(url, now)
-  local lost = take_back(url, now)
+  local lost, handed = take_back(url, now), nil
   local told, taken, look = {}, 0, math.huge
   local busy = redis.call('ZRANGE', k_busy(url), 0, -1, 'WITHSCORES')
   for i = 1, #busy, 2 do
@@ -95,7 +96,8 @@ local function fill(url, now)
         probe_at = now + tonumber(breaker[2])
         redis.call('HSET', k_receiver(url), 'probe_at', probe_at)
       end
-      hand(d, now)
+      local ticket = hand(d, now)
+      handed = handed or {d.id, ticket}
       told[d.job] = true
       taken = taken + 1
       look = math.min(look, now + HANDED_MS)
@@ -110,7 +112,7 @@ local function fill(url, now)
   else
     redis.call('ZREM', k_calls(), url)
   end
-  return lost
+  return lost, handed
 end
 
 -- A line of the log. attempt 0: none was made, and err says why.

@@ -140,12 +140,12 @@ class Run:
         async with asyncio.TaskGroup() as group:
             load = group.create_task(callers.run(plan.calls, plan.load))
             await asyncio.sleep(1)
-            await within(plan.calm * plan.gap * 1.3, self._calm())
+            await within(plan.calm * plan.gap * 1.2, self._calm())
             await within(plan.terms * 4.5, self._terms())
-            await within(plan.zombies * 5.5, self._dead())
+            await within(plan.zombies * 5, self._dead())
             for name in ("g2", "w3", "b2"):
                 pool.seats[name].old = False
-            await within(plan.storm * 1.1, self._storm())
+            await within(plan.storm * 1.05, self._storm())
             say(f"the storm is over, {sum(one.accepted is not None for one in ledger.sent)} jobs taken so far")
             for name in pool.seats:
                 with contextlib.suppress(TimeoutError):

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from redis.asyncio import Redis
 
@@ -37,6 +37,8 @@ GATEWAY_GRACE: Final = 5.0
 """Seconds."""
 RESTART: Final = 0.2
 UP: Final = b"house.started"
+NAMES: Final = (b'"worker.started"', b'"worker.reenrolled"', b'"gateway.listening"')
+"""Events of the log that tell a name."""
 READY: Final = b"READY"
 """What a process says once it listens: foreman, a target."""
 SCHEDULE: Final = "0s,300ms,600ms,1s,2s,3s,4s,5s,5s,5s,5s"
@@ -77,20 +79,32 @@ class Life:
     stops: list[tuple[float, float]] = field(default_factory=list)
     """From when to when it was frozen."""
 
-    def lines(self) -> list[dict[str, Any]]:
-        """Its log, the lines that are JSON."""
-        found = []
-        with contextlib.suppress(OSError):
-            for line in self.log.read_text(errors="replace").splitlines():
-                with contextlib.suppress(ValueError):
-                    found.append(json.loads(line))
-        return found
+    up: bool = False
+    """It has said that it is."""
+    _ids: list[str] = field(default_factory=list)
+    _read: int = 0
+    _rest: bytes = b""
+
+    def look(self) -> None:
+        """Read what it has written since the last look: looks are many, and logs grow."""
+        with contextlib.suppress(OSError), self.log.open("rb") as log:
+            log.seek(self._read)
+            new = log.read()
+            self._read += len(new)
+            *lines, self._rest = (self._rest + new).split(b"\n")
+            for line in lines:
+                self.up = self.up or (READY if self.seat.startswith("gpu") else UP) in line
+                if any(event in line for event in NAMES):
+                    with contextlib.suppress(ValueError):
+                        told = json.loads(line)
+                        self._ids += [
+                            str(told[key]) for key in ("worker" if self.seat[0] == "w" else "gateway",) if key in told
+                        ]
 
     def ids(self) -> list[str]:
         """The names under which it was known to the store, in order."""
-        key = "worker" if self.seat.startswith("w") else "gateway"
-        events = {"worker.started", "worker.reenrolled", "gateway.listening"}
-        return [str(line[key]) for line in self.lines() if line.get("event") in events and key in line]
+        self.look()
+        return self._ids
 
 
 @dataclass(eq=False)
@@ -268,7 +282,7 @@ class Topology:
             await self._listen(name, there=False)
             if not life.how:
                 said = life.log.read_text(errors="replace")
-                if UP in life.log.read_bytes() or "Traceback" in said:
+                if UP in said.encode() or "Traceback" in said:
                     self.strays.append(f"{name} ended by itself with {code}: {said[-600:]}")
                 else:
                     self.refusals.append((life.ended, f"{name} did not start: {said[-300:]}"))
@@ -278,9 +292,9 @@ class Topology:
         """Open the wires to a process once it listens."""
         if life.seat[0] != "g":
             return
-        word = READY if life.seat.startswith("gpu") else UP
-        while word not in life.log.read_bytes():  # noqa: ASYNC110 - another process sets no event of ours
+        while not life.up:  # another process sets no event of ours
             await asyncio.sleep(0.02)
+            life.look()
         await self._listen(life.seat, there=True)
 
     async def _listen(self, name: str, *, there: bool) -> None:
@@ -308,14 +322,18 @@ class Topology:
         async with asyncio.timeout(timeout):
             while True:
                 life = self.seats[name].life
-                if life is not None and UP in life.log.read_bytes():
-                    return life
+                if life is not None:
+                    life.look()
+                    if life.up:
+                        return life
                 await asyncio.sleep(0.02)
 
     def up(self, name: str) -> bool:
         """Whether the life in a seat has started, and is not frozen."""
         seat = self.seats[name]
-        return seat.life is not None and not seat.hands.locked() and UP in seat.life.log.read_bytes()
+        if seat.life is not None:
+            seat.life.look()
+        return seat.life is not None and not seat.hands.locked() and seat.life.up
 
     def url(self, gateway: str) -> str:
         """Where callers reach a gateway, through its wire."""
@@ -324,9 +342,9 @@ class Topology:
     def whose(self, worker: str) -> Life | None:
         """The life that a worker's or gateway's id belongs to."""
         for seat in self.seats.values():
-            for life in reversed(seat.lives):
-                if worker in life.log.read_text(errors="replace") and worker in life.ids():
-                    return life
+            life = seat.life  # the dead own nothing
+            if life is not None and worker in life.ids():
+                return life
         return None
 
     async def owner(self, target: str) -> tuple[str, Life] | None:

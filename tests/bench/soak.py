@@ -131,10 +131,10 @@ class Load:
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         async with self.session.post(self.house.url + path, json=body) as reply:
-            body = await reply.read()
+            answer = await reply.read()
             self.answered += reply.status < 300
             with contextlib.suppress(ValueError):  # a fault of the target's may be garbage
-                return json.loads(body)
+                return json.loads(answer)
             return {}
 
     async def _job(self) -> None:

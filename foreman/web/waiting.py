@@ -265,7 +265,10 @@ class Waiting:
             log.debug("position.unknown", job_id=call.job_id)
         if call.relay.feedback is not None:  # it was claimed while we asked
             return await self.words(call)
-        return f"queued position={call.position}" + ("" if call.eta is None else f" eta={call.eta:.0f}s")
+        if call.eta is None and not isinstance(down := self.down(call), bool):  # it went down while we asked
+            return f"waiting target={down.name} down_for={max(0.0, _now() - down.since):.0f}s"
+        eta = (call.position - 1) * self._run + self._load(call) if call.eta is None else call.eta
+        return f"queued position={call.position} eta={eta:.0f}s"
 
     async def _place(self, call: Call) -> tuple[int, float | None] | None:
         position = await self._queue.position(call.job_id)

@@ -38,7 +38,7 @@ _DELIVERIES: Any = maintenance.sweep_deliveries  # as above
 _ROLL_UP: Any = maintenance.roll_up  # as above
 _DELIVER: Any = webhooks.deliver  # as above
 _AT_ONCE: Final = 1000
-"""arq jobs at once. A slow receiver holds a few of them at most, so that a hundred of such delay nobody."""
+"""arq jobs at once. A slow URL holds a few of them at most, a host with many URLs a quarter (include/outbox.lua)."""
 _JOB_TIMEOUT: Final = 60
 """Seconds: more than an attempt takes with the store away for a while; arq runs a killed one again 10 s later."""
 _POLL: Final = 0.05

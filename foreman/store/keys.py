@@ -140,14 +140,14 @@ BUSY: Final = Template(
     "busy:<url>",
     "zset",
     Life.OWNED,
-    "deliveries that have a place at a URL, in arq's queue or under way; score when somebody looks after them, ms",
+    "deliveries that have a place at a URL, in arq's queue or under way; score when somebody looks after them, ms; the same by host",
 )
 WAITING: Final = Template(
     "waiting",
     "waiting:<url>",
     "zset",
     Life.OWNED,
-    "deliveries in line for a place at a URL; score from when on, ms; 0: whatever the breaker says",
+    "deliveries in line for a place at a URL; score from when on, ms; 0: whatever the breaker says; and URLs, at a host that is full",
 )
 CALLS: Final = Template(
     "calls", "calls", "zset", Life.OWNED, "URLs with something in line or under way; score when to look at them, ms"
@@ -203,7 +203,11 @@ INBOX: Final = Template(
 )
 SWAPS: Final = Template("swaps", "swaps:<name>", "stream", Life.EXPIRES, "a target's last loads and what ended them")
 PAST: Final = Template(
-    "past", "past", "stream", Life.EXPIRES, "a line per job that ended, of the last 20000, for a day: `foreman trace export`"
+    "past",
+    "past",
+    "stream",
+    Life.EXPIRES,
+    "a line per job that ended, of the last 20000, for a day: `foreman trace export`",
 )
 LEDGER: Final = Template("ledger", "ledger", "hash", Life.FOREVER, "what swapping has cost since the pool began")
 LEARNED: Final = Template(

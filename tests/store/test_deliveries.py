@@ -233,6 +233,43 @@ async def test_who_settles_may_begin_the_next_before_arq_does(ground: Ground) ->
     assert settled == Settled(After.ABANDONED, (attempts[1].id, 2))
 
 
+HOST = "hook.example"
+
+
+async def crowd(ground: Ground, places: int, until: float) -> None:
+    """So many places at the host are taken, until then (ms), by deliveries of other URLs."""
+    await ground.look.zadd(ground.key(k.BUSY, HOST), {f"evt_other_{number}": until for number in range(places)})
+
+
+async def test_a_host_gets_so_many_at_once_whatever_its_urls(ground: Ground) -> None:
+    """Some have a URL per job: a place for each would leave other hosts none."""
+    await crowd(ground, 248, (time.time() + 3600) * 1000)
+    first, second, third, fourth = [await job(ground, f"https://{HOST}/{number}") for number in range(4)]
+    other = await job(ground, "https://hook.elsewhere.example/")
+    assert await sent(ground) == [(f"evt_{one}_1", 1) for one in (first, second, other)]
+    for done, then in ((first, third), (second, fourth)):
+        attempt = await begin(ground, f"evt_{done}_1", 1)
+        assert await settle(ground, attempt, Outcome.FAILED, delay=0.0) is After.AGAIN
+        assert (f"evt_{then}_1", 1) in await sent(ground), (
+            "the one that waited longest, before the first one's next try"
+        )
+    assert await newest(ground, f"evt_{first}_1") == 1
+    assert await ground.look.zrange(ground.key(k.WAITING, HOST), 0, -1) == [f"https://{HOST}/0", f"https://{HOST}/1"]
+    attempt = await begin(ground, f"evt_{third}_1", 1)
+    assert await settle(ground, attempt, Outcome.DELIVERED) is After.DELIVERED
+    assert await newest(ground, f"evt_{first}_1") == 2
+
+
+async def test_places_at_a_host_that_nobody_gave_back_are_free_again(ground: Ground) -> None:
+    await crowd(ground, 250, (time.time() + 3600) * 1000)
+    late = await job(ground, f"https://{HOST}/")
+    assert await newest(ground, f"evt_{late}_1") == 0
+    await crowd(ground, 250, 1.0)
+    await come(ground, f"evt_{late}_1", url=f"https://{HOST}/")
+    assert await newest(ground, f"evt_{late}_1") == 1
+    assert not await ground.look.exists(ground.key(k.WAITING, HOST))
+
+
 async def test_a_job_is_told_one_thing_at_a_time_also_when_asked_again(ground: Ground) -> None:
     job_id = await job(ground)
     await settle(ground, await begin(ground, f"evt_{job_id}_1", 1), Outcome.DELIVERED)

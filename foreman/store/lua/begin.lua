@@ -11,12 +11,12 @@ local d = delivery_read(evt)
 if not d or d.ticket ~= ticket or d.inflight or (d.ending and not d.again) then return {'stale'} end
 if not redis.call('ZSCORE', k_busy(d.url), evt) then return {'stale'} end
 if not d.again and d.tries == 0 and now < d.time + first then
-  redis.call('ZREM', k_busy(d.url), evt)
+  give_place_back(d)
   line_up(evt, d.url, d.time + first)
-  fill(d.url, now)
+  fill_next(d.url, now)
   return {'later'}
 end
-redis.call('ZADD', k_busy(d.url), now + lease, evt)
+hold_place(d, now + lease)
 redis.call('HSET', k_delivery(evt), 'inflight', ticket)
 if early then
   redis.call('ZREM', k_arq(), arq_id(evt, ticket))

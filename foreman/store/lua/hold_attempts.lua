@@ -7,7 +7,7 @@ local lease, now, held = tonumber(ARGV[1]), clock(), {}
 for i = 2, #ARGV, 2 do
   local d = delivery_read(ARGV[i])
   if d and d.inflight == ARGV[i + 1] and redis.call('ZSCORE', k_busy(d.url), d.id) then
-    redis.call('ZADD', k_busy(d.url), now + lease, d.id)
+    hold_place(d, now + lease)
     held[#held + 1] = d.id
   end
 end

@@ -12,7 +12,7 @@ local evt, ticket, outcome, status, took, err, reply = ARGV[1], ARGV[2], ARGV[3]
 local delay, rest, broken, gap = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local now = clock()
 local d = delivery_read(evt)
-if not d or d.inflight ~= ticket or redis.call('ZREM', k_busy(d.url), evt) == 0 then return {'stale'} end
+if not d or d.inflight ~= ticket or give_place_back(d) == 0 then return {'stale'} end
 redis.call('HDEL', k_delivery(evt), 'inflight')
 
 local function count()
@@ -73,6 +73,6 @@ local function settle()
 end
 
 local after = settle()
-local _, handed = fill(d.url, now)
+local _, handed = fill_next(d.url, now)
 if handed then return {after, handed[1], handed[2]} end
 return {after}

@@ -2,9 +2,13 @@
 -- Deliveries of webhooks: per job a lane in order of seq, of which only the head is ever tried; per URL a line of such
 -- heads and a few places. A place is taken in the step that hands a delivery to arq (an arq job in arq's own spelling, run
 -- at once) and given on in the step that ends the attempt: so arq never holds more of one URL than that URL bears, and
--- thousands that wait for one receiver delay nobody else's. Only the newest ticket of a delivery counts.
+-- thousands that wait for one receiver delay nobody else's. A host bears a number too, since some have a URL per job: URLs
+-- that want more stand in a line of their own, under the host's name as deliveries under their URL's. Only the newest ticket
+-- of a delivery counts.
 local PLACES = 4 -- at a URL
+local HOST_PLACES = 250 -- at a host, all its URLs together: a quarter of what arq runs at once (workers/background.py)
 local HANDED_MS = 10000 -- after which somebody looks whether arq still has what it was handed
+local FULL_MS = 30000 -- after which somebody looks again for a URL whose host has no place left
 local FIRST = 50 -- of a line that are looked at, where the jobs of some are being told already
 local AT_ONCE = 0 -- a moment before all others: what not even a broken receiver puts off
 local ARQ_MS = 86400000 -- an arq job is kept this much longer than its moment
@@ -28,6 +32,24 @@ local function delivery_read(evt)
   }
 end
 
+local function host_of(url) return string.match(url, '^%a+://([^/?#]+)') or 'other' end
+
+-- Places, at the URL and at its host, until `till` (ms): whoever is lost then has none.
+local function hold_place(d, till)
+  redis.call('ZADD', k_busy(d.url), till, d.id)
+  redis.call('ZADD', k_busy(host_of(d.url)), till, d.id)
+end
+
+local function give_place_back(d)
+  redis.call('ZREM', k_busy(host_of(d.url)), d.id)
+  return redis.call('ZREM', k_busy(d.url), d.id)
+end
+
+local function host_is_full(host, now)
+  redis.call('ZREMRANGEBYSCORE', k_busy(host), '-inf', '(' .. now)
+  return redis.call('ZCARD', k_busy(host)) >= HOST_PLACES
+end
+
 local function arq_id(evt, ticket) return k_arq() .. ':' .. evt .. ':' .. ticket end
 
 -- A place at its receiver, a new ticket, and the arq job for it.
@@ -38,7 +60,7 @@ local function hand(d, now)
     '{"t":null,"f":"deliver","a":["' .. d.id .. '",' .. ticket .. '],"k":{},"et":' .. now .. '}')
   redis.call('ZADD', k_arq(), now, id)
   redis.call('ZREM', k_waiting(d.url), d.id)
-  redis.call('ZADD', k_busy(d.url), now + HANDED_MS, d.id)
+  hold_place(d, now + HANDED_MS)
   return ticket
 end
 
@@ -55,9 +77,10 @@ local function take_back(url, now)
   for _, evt in ipairs(redis.call('ZRANGEBYSCORE', k_busy(url), '-inf', now)) do
     local d = delivery_read(evt)
     if d and not d.inflight and arq_waits(d) then
-      redis.call('ZADD', k_busy(url), now + HANDED_MS, evt)
+      hold_place(d, now + HANDED_MS)
     else
       redis.call('ZREM', k_busy(url), evt)
+      redis.call('ZREM', k_busy(host_of(url)), evt)
       if d and (not d.ending or d.again) then
         redis.call('HDEL', k_delivery(evt), 'inflight')
         redis.call('ZADD', k_waiting(url), (d.again or d.final) and AT_ONCE or now, evt)
@@ -69,11 +92,12 @@ local function take_back(url, now)
 end
 
 -- Give the free places of a receiver to those that have waited longest there, and note when to look again (`call`).
--- 1. one attempt per job at a time  2. a receiver that failed too often gets one each gap, and what is AT_ONCE
+-- 1. one attempt per job at a time  2. a receiver that failed too often gets one each gap, and what is AT_ONCE  3. its host
+-- has no place left: the URL stands in the host's line
 -- returns the deliveries whose attempts were lost, and of the first that was handed out {delivery, ticket}
 local function fill(url, now)
-  local lost, handed = take_back(url, now), nil
-  local told, taken, look = {}, 0, math.huge
+  local lost, handed, host = take_back(url, now), nil, host_of(url)
+  local told, taken, look, full = {}, 0, math.huge, false
   local busy = redis.call('ZRANGE', k_busy(url), 0, -1, 'WITHSCORES')
   for i = 1, #busy, 2 do
     told[string.match(busy[i], '^evt_(.*)_%d+$')] = true
@@ -91,6 +115,10 @@ local function fill(url, now)
     elseif put_off and probe_at > now then
       look = math.min(look, probe_at)
       break
+    elseif not told[d.job] and taken < PLACES and host_is_full(host, now) then
+      redis.call('ZADD', k_waiting(host), 'NX', now, url)
+      look, full = math.min(look, now + FULL_MS), true
+      break
     elseif not told[d.job] and taken < PLACES then
       if put_off then
         probe_at = now + tonumber(breaker[2])
@@ -107,12 +135,28 @@ local function fill(url, now)
     local later = redis.call('ZRANGEBYSCORE', k_waiting(url), '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
     if later then look = math.min(look, math.max(tonumber(later), probe_at or 0)) end
   end
+  if not full then redis.call('ZREM', k_waiting(host), url) end
   if look < math.huge then
     redis.call('ZADD', k_calls(), look, url)
   else
     redis.call('ZREM', k_calls(), url)
   end
   return lost, handed
+end
+
+-- After a place was given back: its host's longest waiting URLs first, this one behind them.
+local function fill_next(url, now)
+  local host, first = host_of(url), nil
+  if redis.call('EXISTS', k_waiting(host)) == 0 then return fill(url, now) end
+  redis.call('ZADD', k_waiting(host), 'NX', now, url)
+  local line = redis.call('ZRANGE', k_waiting(host), 0, PLACES)
+  for _, other in ipairs(line) do
+    if host_is_full(host, now) then break end
+    redis.call('ZREM', k_waiting(host), other)
+    local _, handed = fill(other, now)
+    first = first or handed
+  end
+  return {}, first
 end
 
 -- A line of the log. attempt 0: none was made, and err says why.
@@ -140,7 +184,7 @@ local function go_when_told(id)
 end
 
 -- Counted by host: URLs may be of one use only.
-local function tally_told(d, now, how) tally(now, 'webhook:' .. how, string.match(d.url, '^%a+://([^/?#]+)') or 'other') end
+local function tally_told(d, now, how) tally(now, 'webhook:' .. how, host_of(d.url)) end
 
 local function close(d, ending)
   local key = k_delivery(d.id)
@@ -152,7 +196,7 @@ local function close(d, ending)
   redis.call('ZREM', k_outbox(d.job), d.id)
   redis.call('ZREM', k_deliveries(), d.id)
   redis.call('ZREM', k_waiting(d.url), d.id)
-  redis.call('ZREM', k_busy(d.url), d.id)
+  give_place_back(d)
   if not d.ending and redis.call('HINCRBY', k_receiver(d.url), 'open', -1) <= 0 then
     redis.call('PEXPIRE', k_receiver(d.url), RECEIVER_MS)
   end

@@ -7,6 +7,7 @@ other byte as it was. What was cut out is kept beside it in a few bytes, from wh
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from foreman.protocols.goscan import GoJSONError, scan
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 OWN_LIMIT: Final = 64 * 1024
 """Bytes that foreman's own fields may take in a body, white space included."""
+
+_closes = re.compile(rb"[ \t\n\r]*\}[ \t\n\r]*").fullmatch
 
 
 class Envelope(NamedTuple):
@@ -34,11 +37,16 @@ def take_off(body: bytes, names: Collection[str]) -> Envelope:
     """Take the members of these names off the body's object.
 
     Raises:
-        EmptyBodyError, GoJSONError: it is no JSON, no object, or its own fields are longer than OWN_LIMIT.
+        EmptyBodyError, GoJSONError: it is no JSON, no object, something stands behind it, or its own fields are longer than
+            OWN_LIMIT.
     """
     kind, spans = scan(body)
     if kind != "object":
         raise GoJSONError(f"a job is a JSON object, not a JSON {kind}")
+    if not _closes(body, spans[-1].end if spans else body.index(b"{") + 1):
+        raise GoJSONError(
+            "a job is one JSON object, and something stands behind it: /jobs/batch takes several, one a line"
+        )
     keys = [json.loads(body[span.key_start : span.key_end].decode(errors="replace")) for span in spans]
     ours = [key in names for key in keys]
     if not any(ours):

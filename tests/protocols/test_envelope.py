@@ -22,8 +22,8 @@ OWN = ("priority", "metadata")
         (b'{"model":"m", "priority" : "low" }', b'{"model":"m" }', {"priority": "low"}),
         (b'{ "priority":"low" }', b"{  }", {"priority": "low"}),
         (
-            b'{"a":1,\n"priority":"low",\n"metadata":{"b":[1]},"c":"\xff"} tail',
-            b'{"a":1,\n"c":"\xff"} tail',
+            b'{"a":1,\n"priority":"low",\n"metadata":{"b":[1]},"c":"\xff"} \n',
+            b'{"a":1,\n"c":"\xff"} \n',
             {"priority": "low", "metadata": {"b": [1]}},
         ),
         (b'{"priority":1,"a":2,"priority":3}', b'{"a":2}', {"priority": 3}),
@@ -54,7 +54,17 @@ def test_any_object(members: list[tuple[str, object]], indent: int | None) -> No
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[1]", b'"x"', b"{", b'{"a":1,}', b'{"metadata":' + b"[" * 3000 + b"]" * 3000 + b"}"]
+    "body",
+    [
+        b"",
+        b"[1]",
+        b'"x"',
+        b"{",
+        b'{"a":1,}',
+        b'{"a":1} tail',
+        b"{}{}",
+        b'{"metadata":' + b"[" * 3000 + b"]" * 3000 + b"}",
+    ],
 )
 def test_what_is_no_job(body: bytes) -> None:
     with pytest.raises(GoJSONError):

@@ -51,6 +51,26 @@ async def test_every_line_is_answered_in_order_bad_ones_with_their_error(caller,
         assert (await store.queue.get(one["job_id"])).metadata == {"n": number}
 
 
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b'{"model": "\xff", "messages": []}', "bad_request"),
+        (b'{"mod\xffel": "m", "messages": []}', "bad_request"),
+        (b'{"model": "m", "messages": [{"role": "user", "content": "\xff\xfe"}]}', None),
+        (b'\xef\xbb\xbf{"model": "m", "messages": []}', "bad_request"),
+        (b'{"model": "m", "messages": []}{"model": "m"}', "bad_request"),
+        (b"\x00", "bad_request"),
+        (b"null", "bad_request"),
+        (b"[" * 100_000, "bad_request"),
+    ],
+    ids=lambda value: value[:24].decode("ascii", "replace") if isinstance(value, bytes) else None,
+)
+async def test_a_line_that_is_no_text_or_no_object_costs_itself_only(caller, line: bytes, code: str | None) -> None:
+    first, found, last = answers(await caller.post("/jobs/batch", lines(CHAT, line, CHAT)))
+    assert (first["state"], last["state"]) == ("queued", "queued")
+    assert found.get("error", {}).get("code") == code
+
+
 async def test_the_last_line_needs_no_newline(caller) -> None:
     assert len(answers(await caller.post("/jobs/batch", lines(CHAT, CHAT)[:-1]))) == 2
 

@@ -107,9 +107,15 @@ class TestSubmit:
             assert run.claimed.headers == {"anthropic-version": "2023-06-01"}
             await run.end(State.DONE)
 
-    @pytest.mark.parametrize("body", [b"", b"  ", b"{", b'{"model":"m",}', b"[]", b'"m"', b"\xff"])
+    @pytest.mark.parametrize("body", [b"", b"  ", b"{", b'{"model":"m",}', b"[]", b'"m"', b"\xff", b"{}{}"])
     async def test_what_is_no_json_object(self, caller, body: bytes) -> None:
         error(await caller.post("/jobs", body), 400)
+
+    async def test_several_belong_into_a_batch(self, caller) -> None:
+        one = json.dumps(CHAT).encode()
+        for between in (b"\n", b"", b","):
+            assert "/jobs/batch" in error(await caller.post("/jobs", one + between + one), 400)
+        assert (await caller.post("/jobs", b"\r\n " + one + b" \r\n\t")).status == 202
 
     @pytest.mark.parametrize(
         ("field", "value"),
@@ -235,6 +241,15 @@ class TestKeys:
     async def test_another_body(self, caller) -> None:
         await caller.post("/jobs", CHAT, Idempotency_Key="k")
         assert "Idempotency-Key" in error(await caller.post("/jobs", CHAT | {"a": 1}, Idempotency_Key="k"), 422)
+
+    async def test_many_at_once_are_one_job(self, gateway, dial) -> None:
+        callers = [await dial(gateway) for _ in range(8)]
+        replies = await asyncio.gather(*(one.post("/jobs", CHAT, Idempotency_Key="k") for one in callers))
+        assert sorted(reply.status for reply in replies) == [200] * 7 + [202]
+        assert len({reply.json()["job_id"] for reply in replies}) == 1
+        posts = (one.post("/jobs", CHAT | {"n": number}, Idempotency_Key="other") for number, one in enumerate(callers))
+        assert sorted(reply.status for reply in await asyncio.gather(*posts)) == [202] + [422] * 7
+        assert len((await callers[0].get("/jobs")).json()["jobs"]) == 2
 
     async def test_free_again_after_a_cancel(self, caller) -> None:
         job_id = await submit(caller, {"Idempotency_Key": "k"})

@@ -212,8 +212,10 @@ class Injectors:
     async def store_killed(self) -> None:
         """SIGKILL to the store, and its start on the same files."""
         at = time.time()
-        await self.pool.store_kill(self.chance.uniform(0.1, 2.0))
-        self.ledger.blow("SIGKILL store", "store", at)
+        try:
+            await self.pool.store_kill(self.chance.uniform(0.1, 2.0))
+        finally:
+            self.ledger.blow("SIGKILL store", "store", at)
 
     async def store_full(self, seconds: float) -> None:
         """Every write is answered `OOM command not allowed`."""
@@ -232,7 +234,7 @@ class Injectors:
             await asyncio.sleep(seconds)
         finally:
             await self.pool.look.execute_command("REPLICAOF", "NO", "ONE")
-        self.ledger.blow("store read-only", "store", at)
+            self.ledger.blow("store read-only", "store", at)
 
     async def _configured(self, kind: str, seconds: float, bad: dict[str, str], good: dict[str, str]) -> None:
         at = time.time()
@@ -243,7 +245,7 @@ class Injectors:
         finally:
             for name, value in good.items():
                 await self.pool.look.config_set(name, value)
-        self.ledger.blow(kind, "store", at)
+            self.ledger.blow(kind, "store", at)
 
     # ------------------------------------------------------------------ between them
 
@@ -254,16 +256,18 @@ class Injectors:
         seconds = self.chance.uniform(0.5, 3.0 if not name.endswith("store") else 6.0)
         at = time.time()
         kind = self.chance.choice(["cut", "cut", "slow", "black hole", "black hole one way"])
-        if kind == "cut":
-            wire.cut()
-        elif kind == "slow":
-            await wire.slow(seconds, self.chance.uniform(0.02, 0.3))
-        elif kind == "black hole":
-            await wire.hole(seconds)
-        else:
-            up = self.chance.random() < 0.5
-            await wire.hole(seconds, up=up, down=not up)
-        self.ledger.blow(f"cable {kind}", name, at)
+        try:
+            if kind == "cut":
+                wire.cut()
+            elif kind == "slow":
+                await wire.slow(seconds, self.chance.uniform(0.02, 0.3))
+            elif kind == "black hole":
+                await wire.hole(seconds)
+            else:
+                up = self.chance.random() < 0.5
+                await wire.hole(seconds, up=up, down=not up)
+        finally:
+            self.ledger.blow(f"cable {kind}", name, at)
 
     async def upstream(self) -> None:
         """The next request to a target goes wrong."""

@@ -14,32 +14,36 @@ SHOWN = 12
 """Breaches printed of each promise."""
 
 
-def show(ledger: Ledger, promises: list[Promise], naps: list[tuple[float, float]], pool: Topology) -> None:
-    """Print it."""
+def table(ledger: Ledger, promises: list[Promise], naps: list[tuple[float, float]], pool: Topology) -> str:
+    """It, as lines."""
+    lines: list[str] = []
+    say = lines.append
+
     done = Counter(blow.kind for blow in ledger.blows)
     kills = sum(count for kind, count in done.items() if kind.startswith("SIGKILL"))
     calls = len({one.call for one in ledger.tries})
-    print(
+    say(
         f"\njobs   {len(ledger.sent) + calls}: {calls} sync calls in {len(ledger.tries)} tries, {len(ledger.sent)} async with webhooks"
     )
-    print(f"blows  {sum(done.values())}, {kills} of them SIGKILLs")
+    say(f"blows  {sum(done.values())}, {kills} of them SIGKILLs")
     for kind, count in sorted(done.items()):
-        print(f"       {count:4} {kind}")
+        say(f"       {count:4} {kind}")
     old = sum(life.old for seat in pool.seats.values() for life in seat.lives)
-    print(
+    say(
         f"       {old:4} lives of an older version beside the new one"
         if pool.old
         else "       no older version that could share this pool"
     )
     worst = max((late for _, late in naps), default=0.0)
-    print(f"clock  a process that only sleeps was late by {worst * 1000:.0f} ms at most\n")
+    say(f"clock  a process that only sleeps was late by {worst * 1000:.0f} ms at most\n")
     width = max(len(promise.name) for promise in promises)
     for promise in promises:
         mark = "BROKEN" if promise.breaches else "kept"
-        print(f"{mark:7}{promise.name:{width}}  {promise.seen}")
+        say(f"{mark:7}{promise.name:{width}}  {promise.seen}")
         if promise.unjudged:
-            print(f"{'':7}{'':{width}}  {promise.unjudged}")
+            say(f"{'':7}{'':{width}}  {promise.unjudged}")
         for breach in promise.breaches[:SHOWN]:
-            print(f"{'':9}- {breach}")
+            say(f"{'':9}- {breach}")
         if len(promise.breaches) > SHOWN:
-            print(f"{'':9}- and {len(promise.breaches) - SHOWN} more")
+            say(f"{'':9}- and {len(promise.breaches) - SHOWN} more")
+    return "\n".join(lines)

@@ -1,6 +1,6 @@
 """`make faults`: the whole pool under fire, and whether it keeps its promises.
 
-    python tests/faults/run.py [--quick] [--seed N] [--old COMMIT] [--keep]
+    python tests/faults/run.py [--quick] [--seed N] [--old COMMIT] [--keep] [--write PAGE]
 
 Seeded and bounded: under five minutes, with --quick under one. Prints a table, a line per promise, and ends with 1 where
 one was broken. What is promised, and what is not, stands in docs/reliability.md.
@@ -96,6 +96,7 @@ class Run:
         self.pool = Topology(folder, old)
         self.hands: Injectors
         self.epochs: dict[str, int] = {}
+        self.table = ""
 
     async def run(self) -> list[Promise]:
         """All phases; the promises."""
@@ -169,7 +170,8 @@ class Run:
             numbers.promise(),
             await self._keys(left),
         ]
-        report.show(ledger, promises, seen.naps, pool)
+        self.table = report.table(ledger, promises, seen.naps, pool)
+        print(self.table)
         return promises
 
     # ------------------------------------------------------------------ the phases
@@ -344,12 +346,26 @@ def older(commit: str, folder: Path) -> Path | None:
     return tree
 
 
+def write(page: Path, table: str) -> None:
+    """The table into the page, between its two marks, with the commit and the date."""
+    said = subprocess.run(
+        ["git", "-C", str(ROOT), "log", "-1", "--format=%h"], capture_output=True, text=True, check=False
+    )
+    commit = said.stdout.strip() or "?"
+    made = f"Commit {commit}, {time.strftime('%Y-%m-%d', time.gmtime())}.\n\n```\n{table.strip()}\n```"
+    text = page.read_text()
+    begin, end = "<!-- made by tests/faults/run.py --write -->\n", "\n<!-- end -->"
+    head, _, rest = text.partition(begin)
+    page.write_text(head + begin + made + end + rest.partition(end)[2])
+
+
 def main() -> int:
     """Run it; 1 where a promise was broken."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--old", default="auto", help="a commit; '' for none")
+    parser.add_argument("--write", type=Path, help="put the table into this page, such as docs/reliability.md")
     parser.add_argument("--keep", action="store_true", help="leave the logs")
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="foreman-faults-"))
@@ -362,7 +378,10 @@ def main() -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             promises = runner.run(run.run())
         broken = [promise for promise in promises if promise.breaches]
-        print(f"seed {asked.seed}, {time.monotonic() - began:.0f} s: {len(broken)} of {len(promises)} promises broken")
+        last = f"seed {asked.seed}, {time.monotonic() - began:.0f} s: {len(broken)} of {len(promises)} promises broken"
+        print(last)
+        if asked.write:
+            write(asked.write, f"{run.table}\n{last}")
         return 1 if broken else 0
     finally:
         if asked.keep:

@@ -10,6 +10,7 @@ import pytest
 
 from foreman.core import destinations
 from foreman.core.errors import Code, Failure
+from foreman.core.estimates import LOAD_PRIOR
 from foreman.core.ids import is_ulid, ulid
 from foreman.core.jobs import Slot, State
 from foreman.protocols.job_object import NINE, rfc3339
@@ -67,12 +68,12 @@ class TestSubmit:
             "job_id": job_id,
             "state": "queued",
             "position": 1,
-            "eta_seconds": 0.0,
+            "eta_seconds": LOAD_PRIOR,
             "links": {"self": f"/jobs/{job_id}", "cancel": f"/jobs/{job_id}", "events": f"/jobs/{job_id}/events"},
         }
         second = (await caller.post("/jobs", CHAT)).json()
         assert second["position"] == 2
-        assert second["eta_seconds"] > 0
+        assert second["eta_seconds"] > LOAD_PRIOR, "the load, and the first one's run"
 
     async def test_foremans_fields_are_taken_off_and_the_rest_goes_as_it_came(self, caller, worker) -> None:
         body = (

@@ -59,12 +59,17 @@ class Rivals:
         return bool(self._able)
 
     def homes(self, lane: str) -> tuple[Offer, ...]:
-        """Those that hold or load the lane; an `openai` target holds whatever it lists."""
-        found = self._homes.get(lane, ())
+        """Those that hold or load the lane and may serve it; an `openai` target holds whatever it lists.
+
+        What `only` or `never` keeps away can be loaded all the same, from before or by somebody else. Its target lists
+        it not, and never takes the lane.
+        """
+        held = self._homes.get(lane, ())
         servers = [status for status in self._able if status.kind == OPENAI]
-        if not servers:
-            return found
+        if not held and not servers:
+            return ()
         model = self.lanes.model(lane)
+        found = tuple(offer for offer in held if model in self._models[offer.target])
         return found + tuple(
             Offer(status.name, _pace(status, lane)) for status in servers if model in self._models[status.name]
         )

@@ -262,6 +262,26 @@ async def test_a_model_only_one_target_has_goes_there(ollama, floor):
     assert [job.target for job in jobs] == ["first", "second", "first", "second"]
 
 
+async def test_a_target_that_holds_what_it_may_not_serve_keeps_nobody_from_loading_it(ollama, floor):
+    first, second = await ollama(["a", "b"]), await ollama(["a", "b"])
+    await _call(second, "/api/generate", {"model": "b"})  # somebody else's doing, or ours before `never` came
+    here = await floor(first=first, second=second, targets=f"first={first.url},second={second.url}?never=b")
+    await wait_until(lambda: _holds(here, "second", "b:latest"))
+    await wait_until(lambda: _knows_of_others(here.worker.targets["first"]))
+    digest = next(entry["digest"] for entry in (await here.status("first")).tags if entry["name"] == "b:latest")
+    job = await here.final(await (await here.submit("b", digest=digest)).ended(10))
+    assert (job.state, job.target) == (State.DONE, "first")
+
+
+async def _knows_of_others(target):
+    await target.ask_others()
+    return target.rivals.any
+
+
+async def _holds(here, target, model):
+    return any(entry["model"] == model for entry in (await here.status(target)).resident)
+
+
 async def test_a_model_nobody_has_gets_the_targets_own_words(ollama, floor):
     fake = await ollama(["a"])
     here = await floor(gpu=fake)

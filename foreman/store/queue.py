@@ -15,6 +15,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, Slot, State
 from foreman.store import rows
 from foreman.store.errors import FencedError
+from foreman.store.keys import IDEMPOTENCY
 from foreman.store.listing import Listing
 from foreman.store.records import CancelOutcome, Counts, Submitted, Taken
 from foreman.store.roster import LATE
@@ -101,6 +102,12 @@ class Queue(Listing):
             return SIDE_LIMIT
         limit = self._limits.max_queue
         return limit if new.priority is Priority.HIGH else limit - limit // RESERVED
+
+    async def knows(self, new: NewJob) -> bool:
+        """Whether its idempotency key is known, so that to submit it would queue nothing. Advice, never a gate."""
+        if new.idempotency_key is None:
+            return False
+        return bool(await self._connection.command("EXISTS", self.keys.of(IDEMPOTENCY, _digest(new))))
 
     async def survey(self, slot: Slot) -> Survey:
         """All lanes of `slot` with queued jobs: advice for a choice, never a gate."""

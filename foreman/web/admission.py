@@ -50,7 +50,7 @@ class Admission:
     async def _in_time(self, new: NewJob, deadline_in: float) -> NewJob:
         """The job with the run that is expected of it, which its due is reckoned from."""
         late = await self.outlooks.too_late(new)
-        if late is not None:
+        if late is not None and not await self.queue.knows(new):  # who asks again for what is known starts nothing
             raise Failure(
                 Code.DEADLINE_EXCEEDED,
                 f"it can't be finished within its deadline of {deadline_in:g} s: by what waits and runs now it would "

@@ -11,6 +11,7 @@ from foreman.core import lanes
 from foreman.core.jobs import State
 from foreman.web import prospects
 from tests.web.test_jobs import CHAT, show, submit
+from tests.web.test_resume import order
 
 LANE_M = lanes.lane_key("m", "d1" * 32, {})
 LANE_OTHER = lanes.lane_key("other", "d2" * 32, {})
@@ -134,6 +135,25 @@ async def test_a_callers_deadline_is_judged_alike(caller, worker, gateway) -> No
     reply = await caller.post("/api/chat", body, **{"X-Foreman-Deadline": "3"})
     assert (reply.status, reply.header("X-Foreman-Error")) == (422, "deadline_exceeded")
     assert "10.5 s" in reply.json()["error"]
+
+
+async def test_a_known_key_is_answered_whatever_waits_by_now(caller, worker, gateway, dial) -> None:
+    """The same call again starts nothing: what a new job could make of its deadline is no reason to refuse it."""
+    sync = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    headers = {"Idempotency-Key": "k", "X-Foreman-Deadline": "3"}
+    job = CHAT | {"deadline_seconds": 3}
+    first = await caller.post("/jobs", job, **{"Idempotency-Key": "k"})
+    (await dial(gateway)).ask("POST", "/api/chat", sync, **headers)
+    runs = [await worker.claim(), await worker.claim()]
+    (run,) = (run for run in runs if run.job.id != first.json()["job_id"])
+    await worker.publish("gpu1", "m", loads={LANE_M: 9.0}, paces={LANE_M: [2.0, 2.0, 0.0, -1.0, 1.5]})
+    await gateway.inventory.fresh(0.0)
+    reply = await caller.post("/jobs", job, **{"Idempotency-Key": "k"})
+    assert (reply.status, reply.json()["job_id"]) == (200, first.json()["job_id"])
+    assert (await caller.post("/jobs", job | {"x": 1}, **{"Idempotency-Key": "k"})).status == 422
+    again = await dial(gateway)
+    again.ask("POST", "/api/chat", sync, **headers)
+    assert (await order(worker)).job_id == run.job.id
 
 
 async def test_a_full_queue_says_when_the_next_job_leaves_it(caller, worker, gateway) -> None:

@@ -94,6 +94,20 @@ async def test_stop_and_leaving_cancel():
         assert (found["error"] or {}).get("code") == ("cancelled" if how == "stopAfter" else None)
 
 
+async def test_stop_before_the_job_is_known_cancels_by_the_same_key():
+    async with served(Reply((WAITS, HOLD), job=None), Reply()) as gateway:
+        found = await chat(gateway, key="k", stopWhen="queued")
+        assert [method for method, _ in gateway.asked] == ["POST", "POST", "DELETE"]
+        assert gateway.keys[:2] == ["k", "k"]
+    assert found["error"]["code"] == "cancelled"
+    async with served(Reply((WAITS, HOLD), job=None)) as gateway:
+        await chat(gateway, stopWhen="queued")
+        assert [method for method, _ in gateway.asked] == ["POST"]
+    async with served(Reply()) as gateway:
+        await chat(gateway, key="k", stopWhen="sent")
+        assert gateway.asked == []
+
+
 async def test_an_error_without_a_code_is_looked_up():
     broken = b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"boom"}}\n\n'
     job = json.dumps({"error": {"code": "upstream_error", "message": "boom", "retryable": False}}).encode()

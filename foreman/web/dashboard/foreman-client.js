@@ -36,6 +36,7 @@ const RESPONSE_ENDS = new Set(['response.completed', 'response.incomplete', 'res
 const PAUSES = [0.1, 0.5, 1, 2]
 const LONGEST_PAUSE = 30
 const SILENCE = 20 // seconds beyond ten heartbeats after which a silent connection is a lost one, whatever TCP says
+const CANCEL_WITHIN = 5000 // ms
 const OFTENEST = 100 // ms between two tellings of the same state: pages draw each
 const NEWLINE = 10
 
@@ -67,7 +68,7 @@ class Call {
 		this.headers = { Accept: 'text/event-stream', ...headers }
 		this.abort = new AbortController()
 		this.jobId = this.phase = null
-		this.connected = this.over = false
+		this.posted = this.connected = this.over = false
 		this.offset = 0 // bytes of the answer that were handed out as chunks
 		this.given = this.tokens = this.toldAt = 0
 	}
@@ -114,9 +115,10 @@ class Call {
 	/** One connection, from where the last one ended. */
 	async * once (resume) {
 		if (!resume) this.tell('sent')
+		this.posted ||= !this.abort.signal.aborted
 		const reply = resume
 			? await fetch(`${this.urls[0]}/jobs/${encodeURIComponent(this.jobId)}/stream?offset=${this.offset}`, { headers: this.headers, signal: this.abort.signal })
-			: await fetch(this.urls[0] + this.path, { method: 'POST', body: this.body, signal: this.abort.signal, headers: this.postHeaders() })
+			: await this.post(this.abort.signal)
 		this.connected = true
 		if (!reply.ok) throw await this.refusal(reply, resume)
 		const jobId = reply.headers.get('X-Foreman-Job-Id') ?? this.jobId
@@ -159,9 +161,10 @@ class Call {
 		if (!ended) throw this.error('the answer ended before its end mark: the gateway or the target behind it went away', { retryable: true })
 	}
 
-	postHeaders () {
+	post (signal) {
 		const headers = { 'Content-Type': 'application/json', ...this.headers, 'X-Foreman-Progress': String(this.progress) }
-		return this.key ? { ...headers, 'Idempotency-Key': this.key } : headers
+		if (this.key) headers['Idempotency-Key'] = this.key
+		return fetch(this.urls[0] + this.path, { method: 'POST', body: this.body, signal, headers })
 	}
 
 	hand (chunk) {
@@ -241,8 +244,17 @@ class Call {
 		if (this.over) return
 		this.over = true
 		this.abort.abort()
-		if (!this.key || !this.jobId) return
-		fetch(`${this.urls[0]}/jobs/${encodeURIComponent(this.jobId)}`, { method: 'DELETE', keepalive: true, headers: this.own }).catch(() => {})
+		if (this.key && this.posted) this.cancel().catch(() => {})
+	}
+
+	async cancel () {
+		if (!this.jobId) { // left before its head: the same key attaches, and its head comes at once
+			const reply = await this.post(AbortSignal.timeout(CANCEL_WITHIN))
+			this.jobId = reply.headers.get('X-Foreman-Job-Id')
+			await reply.body?.cancel()
+		}
+		if (!this.jobId) return
+		await fetch(`${this.urls[0]}/jobs/${encodeURIComponent(this.jobId)}`, { method: 'DELETE', keepalive: true, headers: this.own })
 	}
 }
 

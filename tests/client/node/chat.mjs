@@ -1,15 +1,18 @@
 // One chat by the browsers' client; what came of it as one line of JSON.
-//   node chat.mjs foreman-client.js OPTIONS   with { url, key?, path?, restart?, stopAfter?, leaveAfter? }
+//   node chat.mjs foreman-client.js OPTIONS   with { url, key?, path?, restart?, stopAfter?, stopWhen?, leaveAfter? }
 import { pathToFileURL } from 'node:url'
 
 const [module, given] = process.argv.slice(2)
 const { chat, Accumulator, ForemanError } = await import(pathToFileURL(module))
-const { restart = false, stopAfter = null, leaveAfter = null, ...options } = JSON.parse(given)
+const { restart = false, stopAfter = null, stopWhen = null, leaveAfter = null, ...options } = JSON.parse(given)
 const found = { text: '', states: [], restarts: 0, error: null, chunks: 0 }
 const stop = new AbortController()
 let answer = new Accumulator()
 options.signal = stop.signal
-options.onState = ({ state }) => { if (found.states.at(-1) !== state) found.states.push(state) }
+options.onState = ({ state }) => {
+  if (found.states.at(-1) !== state) found.states.push(state)
+  if (state === stopWhen) stop.abort()
+}
 if (restart) options.onRestart = () => { found.restarts += 1; answer = new Accumulator() }
 try {
   for await (const chunk of chat({ model: 'm', messages: [] }, options)) {

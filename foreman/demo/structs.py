@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from foreman.protocols.gojson import fold
+from foreman.protocols.gojson import fold, mend
 from foreman.protocols.goscan import GoJSONError, scan
 from foreman.protocols.keep_alive import KeepAliveError, nanoseconds
 
@@ -78,9 +78,11 @@ class Pairs(list[tuple[str, Any]]):
 
 
 def plain(value: Any) -> Any:
-    """A parsed value with ordinary dicts."""
+    """A parsed value with ordinary dicts, and text as Go decodes it."""
     if isinstance(value, Pairs):
         return value.plain()
+    if isinstance(value, str):
+        return mend(value)
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 

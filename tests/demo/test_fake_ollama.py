@@ -46,6 +46,12 @@ async def test_the_same_question_gets_the_same_answer(fake: FakeOllama):
     assert whole["eval_count"] == 8
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
+async def test_half_a_surrogate_is_a_question_too(fake: FakeOllama, path: str):
+    answer = await post(fake, path, chat("alpha", "a\udcffb", stream=False, max_tokens=8))
+    assert answer.status == 200
+
+
 async def test_length_and_stop_sequences(fake: FakeOllama):
     short = lines(await post(fake, "/api/chat", chat("alpha", options={"num_predict": 3})))
     assert (len(short), short[-1]["done_reason"], short[-1]["eval_count"]) == (4, "length", 3)

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from foreman.core.estimates import LOAD_PRIOR, SERVICE_PRIOR
 from foreman.core.forecast import Why, forecast
 from foreman.core.jobs import Job, Priority, Slot, State
 from foreman.core.lanes import canonical
@@ -165,8 +166,14 @@ class Outlooks:
                 moments.append(max(0.0, status.load_ends_at - self._prospects.now()))
             for held in status.resident:
                 pace = status.paces.get(str(held.get("lane")))
-                if pace is not None:
+                if pace is None:  # a burst on a server that has run nothing yet: better what is usual than a minute
+                    moments.append(SERVICE_PRIOR)
+                else:
                     moments.append(pace[1] if status.running else 0.0)
+            if status.kind == OPENAI:
+                moments.append(min((pace[1] for pace in status.paces.values()), default=SERVICE_PRIOR))
+            elif not status.resident and status.loading is None:
+                moments.append(LOAD_PRIOR)
         return min(moments, default=None)
 
     # ------------------------------------------------------------------------ parts

@@ -167,3 +167,17 @@ async def test_a_full_queue_says_when_the_next_job_leaves_it(caller, worker, gat
         await submit(caller)
     reply = await caller.post("/jobs", CHAT)
     assert (reply.status, reply.header("Retry-After")) == (503, "20")
+
+
+@pytest.mark.parametrize(("holds", "seconds"), [([], "10"), (["m"], "5")])
+async def test_a_queue_that_was_filled_before_anything_ran_says_what_is_usual(
+    caller, worker, gateway, holds, seconds
+) -> None:
+    queue = gateway._store.queue
+    queue._limits = dataclasses.replace(queue._limits, max_queue=2)
+    await worker.publish("gpu1", "m", resident=[held(LANE_M, model) for model in holds])
+    await gateway.inventory.fresh(0.0)
+    for _ in range(2):
+        await submit(caller)
+    reply = await caller.post("/jobs", CHAT)
+    assert (reply.status, reply.header("Retry-After")) == (503, seconds)

@@ -56,6 +56,10 @@ class OperatorsAPI:
 
     async def pause_lane(self, request: web.Request) -> web.StreamResponse:
         """Nothing of the lane starts any more."""
+        if _yes(request.query.get("unload")):
+            raise Failure(
+                Code.BAD_REQUEST, "unload: a lane holds no memory of its own; pause its target so", status=422
+            )
         return await self._pause(request, Kind.LANE, request.match_info["lane"], unload=False)
 
     async def pause_target(self, request: web.Request) -> web.StreamResponse:
@@ -138,6 +142,19 @@ def paused(kind: Kind, name: str, pause: Pause | None, *, changed: bool = True) 
     )
 
 
+def came_of(deed: Deed) -> str:
+    """What came of a deed, for a person; the page says the same."""
+    found = deed.outcome
+    if deed.action == "clear":
+        count = found.get("cancelled", 0)
+        left = f", {found['left']:,} left" if found.get("left") else ""
+        return f"{count:,} {'job' if count == 1 else 'jobs'} cancelled{left}"
+    if deed.action == "resume":
+        return "resumed" if found.get("changed") else "was not paused"
+    until = f"until {rfc3339(found['until'] / 1000)}" if found.get("until") else "until resumed"
+    return f"paused {until}{', unloaded' if found.get('unload') else ''}"
+
+
 def _answer(shape: BaseModel) -> web.Response:
     headers = {hdrs.CONTENT_TYPE: "application/json; charset=utf-8", hdrs.CACHE_CONTROL: "no-store"}
     return web.Response(body=job_object.encode(shape) + b"\n", headers=headers)
@@ -156,7 +173,7 @@ def _unknown(kind: Kind, name: str) -> NoReturn:
 
 
 def _span(text: str | None) -> float | None:
-    if not text:
+    if text is None:
         return None
     try:
         seconds = duration(text, zero=False)
@@ -184,17 +201,5 @@ def _deed(deed: Deed) -> ops_shapes.Deed:
         action=deed.action,
         kind=deed.kind.value,
         name=deed.name,
-        outcome=_outcome(deed.action, deed.outcome),
+        outcome=came_of(deed),
     )
-
-
-def _outcome(action: str, found: dict[str, int]) -> str:
-    """What came of a deed, for a person."""
-    if action == "clear":
-        count = found["cancelled"]
-        left = f", {found['left']} left" if found["left"] else ""
-        return f"{count} {'job' if count == 1 else 'jobs'} cancelled{left}"
-    if action == "resume":
-        return "resumed" if found["changed"] else "was not paused"
-    until = f"until {rfc3339(found['until'] / 1000)}" if found["until"] else "until resumed"
-    return f"paused {until}{', unloaded' if found['unload'] else ''}"

@@ -172,6 +172,8 @@ async def test_our_own_page_may_act(caller, worker) -> None:
     [
         ("/ops/targets/gpu1/pause?for=soon", 422, "for: use a number with ms, s, m or h"),
         ("/ops/targets/gpu1/pause?for=0", 422, "for:"),
+        ("/ops/targets/gpu1/pause?for=", 422, "for:"),
+        ("/ops/lanes/any/pause?unload=true", 422, "unload:"),
         ("/ops/targets/gpu1/pause?for=1e9", 422, "for:"),
         ("/ops/targets/gpu1/pause?for=900h", 422, "at most 30 days"),
         ("/ops/targets/gpu1/pause?unload=perhaps", 422, "unload:"),

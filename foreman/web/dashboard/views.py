@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from foreman.protocols.job_object import rfc3339
 from foreman.web.dashboard import markup
 from foreman.web.dashboard.markup import PATH, Markup, job_link, join, section, table
 from foreman.web.dashboard.overview import health as reasons_of
+from foreman.web.operators_api import came_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -333,7 +333,7 @@ def audit(frame: Frame, deeds: Sequence[Deed]) -> str:
             deed.action,
             deed.kind.value,
             markup.name(deed.name),
-            _came_of(deed),
+            came_of(deed),
         )
         for deed in deeds
     )
@@ -343,14 +343,3 @@ def audit(frame: Frame, deeds: Sequence[Deed]) -> str:
         table("Actions, newest first", heads, rows, "Nobody has paused, resumed or cleared anything."),
     )
     return frame.document("audit", body)
-
-
-def _came_of(deed: Deed) -> str:
-    found = deed.outcome
-    if deed.action == "clear":
-        left = f", {found['left']:,} left" if found.get("left") else ""
-        return f"{found.get('cancelled', 0):,} jobs cancelled{left}"
-    if deed.action == "resume":
-        return "resumed" if found.get("changed") else "was not paused"
-    until = f"until {rfc3339(found['until'] / 1000)}" if found.get("until") else "until resumed"
-    return f"paused {until}{', unloaded' if found.get('unload') else ''}"

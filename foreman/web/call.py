@@ -79,6 +79,8 @@ class Ticket:
     headers: dict[str, str] = field(default_factory=dict)
     wrap: bool = False
     """Native lines as SSE."""
+    refused: Failure | None = None
+    """Nobody has its model: only a call whose key is known may go on."""
 
     @classmethod
     def of(cls, job: Job) -> Ticket:
@@ -143,9 +145,11 @@ class Calls:
         """Queue the job and answer with what becomes of it. The answer is on the wire when this returns.
 
         Raises:
-            Failure: it was not submitted (bad header, queue full, store away, gateway leaving).
+            Failure: it was not submitted (bad header, model unknown, queue full, store away, gateway leaving).
         """
         new = self._job(request, ticket)
+        if ticket.refused is not None and not await self._queue.knows(new):
+            raise ticket.refused
         call = Call(
             *(new.id, self._relay(request, self._manner(request, ticket), new.id, 0 if new.finish else None), new.lane),
             targets=new.targets,

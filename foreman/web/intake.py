@@ -67,13 +67,18 @@ class Intake:
     async def ticket(self, path: str, body: bytes, seen: Peek, only: TargetStatus | None = None) -> Ticket:
         """The ticket of a body that was peeked into, on whatever surface it came; `only`: the target asked for.
 
-        Raises:
-            Failure: nobody has the model; the store does not answer.
+        Where nobody has the model, or not the target asked for, it says so (`refused`).
         """
-        found = await self._find(path, seen.model)
+        found = await self.inventory.find(seen.model)
+        if found is not None and path in _OLLAMA_ONLY:
+            found = found.on_ollama()
         targets = () if found is None else tuple(target.name for target in found.targets)
-        if only is not None and targets and only.name not in targets:
-            raise Failure(Code.MODEL_NOT_FOUND, f"{not_found_message(path, seen.model)} on target {only.name!r}")
+        refused = None
+        if found is None and self.inventory.reachable() and not lanes.is_cloud(seen.model):
+            refused = Failure(Code.MODEL_NOT_FOUND, not_found_message(path, seen.model))
+        elif only is not None and targets and only.name not in targets:
+            words = f"{not_found_message(path, seen.model)} on target {only.name!r}"
+            refused = Failure(Code.MODEL_NOT_FOUND, words)
         digest = None if found is None else found.digest
         return Ticket(
             dialect=Dialect(path),
@@ -89,6 +94,7 @@ class Intake:
             digest=digest,
             options=seen.options,
             unload=seen.is_unload,
+            refused=refused,
         )
 
     async def management(self, request: web.Request) -> Ticket:
@@ -122,15 +128,6 @@ class Intake:
         """The Ollama targets' own addresses, for what must go there directly."""
         published = [target.url for target in self.inventory.targets if target.kind == "ollama"]
         return " or ".join(published or [target.url for target in self.settings.target_list])
-
-    async def _find(self, path: str, model: str) -> Found | None:
-        """Who has the model; None where nobody can be asked, or it runs in Ollama's cloud."""
-        found = await self.inventory.find(model)
-        if found is not None and path in _OLLAMA_ONLY:
-            found = found.on_ollama()
-        if found is None and self.inventory.reachable() and not lanes.is_cloud(model):
-            raise Failure(Code.MODEL_NOT_FOUND, not_found_message(path, model))
-        return found
 
     def _picked(self, request: web.Request) -> TargetStatus | None:
         """The target of an X-Foreman-Target header."""

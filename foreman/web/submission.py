@@ -161,6 +161,8 @@ class Submission:
             retry_of=retry_of,
             own_fields=taken.cuts if taken.own else None,
         )
+        if ticket.refused is not None and not await self.queue.knows(new):
+            raise ticket.refused
         return await self._receipt(new, ticket, await self._send(new))
 
     def _target(self, name: str | None) -> TargetStatus | None:

@@ -72,6 +72,21 @@ async def test_the_same_key_after_the_end_gets_the_kept_answer_and_runs_nothing(
     assert (await worker.store.queue.survey(Slot.DRAIN)).lanes == ()
 
 
+async def test_a_kept_answer_outlives_its_model(gateway, worker, dial):
+    job_id = await finished(gateway, worker, dial)
+    caller = await dial(gateway)
+    queued = (await caller.post("/jobs", CHAT, **KEY)).json()["job_id"]
+    await worker.publish("gpu1", "another")
+    await gateway.inventory.fresh(0.0)
+    reply = await caller.post("/api/chat", CHAT, **KEY)
+    assert (reply.status, reply.body, reply.header("X-Foreman-Job-Id")) == (200, WHOLE, job_id)
+    reply = await caller.post("/jobs", CHAT, **KEY)
+    assert (reply.status, reply.json()["job_id"]) == (200, queued)
+    for path in ("/api/chat", "/jobs"):
+        assert (await caller.post(path, CHAT, Idempotency_Key="turn-2")).status == 404
+        assert (await caller.post(path, CHAT)).status == 404
+
+
 async def test_another_body_or_path_under_a_key_is_422(gateway, worker, dial):
     await finished(gateway, worker, dial)
     caller = await dial(gateway)

@@ -76,7 +76,8 @@ def by_fault(fault: Fault, target: str, *, spliced: bool) -> End:
 def by_wish(code: Code, *, spliced: bool) -> End:
     """Somebody wants it ended; `interrupted` is the gateway's word for a run it has lost the thread of."""
     if code in _WISHES:
-        return End(How.CANCELLED, Failure(code, "cancelled by its caller"), str(code))
+        words = "cancelled by its caller" if code is Code.CALLER_GONE else "the job was cancelled"
+        return End(How.CANCELLED, Failure(code, words), str(code))
     if code is Code.INTERRUPTED:
         failure = Failure(code, "the way to the caller was lost in mid-answer; send the request again")
         return failed(failure) if spliced else End(How.BACK, failure, str(code))

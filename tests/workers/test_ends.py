@@ -46,6 +46,13 @@ def test_a_wish_ends_a_run_by_its_code(code, spliced, how):
     assert (end.how, end.failure.code) == (how, code)
 
 
+def test_who_reads_a_job_that_somebody_cancelled_is_not_told_that_its_caller_did():
+    """Two callers with one key are one job; DELETE is anybody's."""
+    words = {code: ends.by_wish(code, spliced=False).failure.message for code in (Code.CANCELLED, Code.CALLER_GONE)}
+    assert "caller" in words[Code.CALLER_GONE]
+    assert "caller" not in words[Code.CANCELLED]
+
+
 def test_a_leaving_worker_uses_up_no_attempt_and_splices_nothing():
     assert ends.by_leaving(spliced=False) == ends.End(How.BACK, None, "shutdown")
     assert ends.by_leaving(spliced=True).failure.code == Code.INTERRUPTED

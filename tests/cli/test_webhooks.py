@@ -60,16 +60,16 @@ async def test_what_is_kept_is_verified_by_the_command_it_prints(tmp_path):
 @pytest.mark.parametrize(
     ("headers", "more", "code", "words"),
     [
-        (signed(), [], 0, "verified: evt_01ABC_3, sent at 20"),
-        (signed("other"), [], 1, "another secret, or another body"),
-        (signed(stamp=1_700_000_000), [], 1, "away from now"),
-        (signed(stamp=1_700_000_000), ["--any-age"], 0, "sent at 2023-11-14T22:13:20Z"),
-        ({"webhook-id": "x"}, [], 1, "lacks one of the headers"),
+        (signed, [], 0, "verified: evt_01ABC_3, sent at 20"),
+        (lambda: signed("other"), [], 1, "another secret, or another body"),
+        (lambda: signed(stamp=1_700_000_000), [], 1, "away from now"),
+        (lambda: signed(stamp=1_700_000_000), ["--any-age"], 0, "sent at 2023-11-14T22:13:20Z"),
+        (lambda: {"webhook-id": "x"}, [], 1, "lacks one of the headers"),
     ],
 )
 async def test_verify(tmp_path, headers, more, code, words):
     tmp_path.joinpath("body").write_bytes(BODY)
-    named = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
+    named = [part for name, value in headers().items() for part in ("-H", f"{name}: {value}")]
     ended, out, err = await ran(tmp_path, "webhooks", "verify", "body", *named, "--secret", "s3cret", *more)
     assert ended == code
     assert words in out + err

@@ -200,6 +200,7 @@ async def test_what_was_learned_outlives_the_worker(ollama, floor):
     for _ in range(3):
         await (await here.submit("a")).ended()
     await wait_until(lambda: _learned(here))
+    await wait_until(lambda: here.worker.targets["gpu"].learned.pace("a:latest", 0.0).service_seconds < 5.0)
     await here.worker.stop(0)
     again = await floor(gpu=fake)
     pace = again.worker.targets["gpu"].learned.pace("a:latest", 0.0)

@@ -67,6 +67,8 @@ async def _measured(
     for name, (url, token) in ways.items():
         first = Pace()
         await measure(first, url, token, request, calls=1, streams=1)
+        if first.failures and name == _STRAIGHT:
+            raise Failed(f"--straight {url} can't be asked as Ollama is: {first.failures[0]}")
         if first.failures:
             raise Failed(f"{name}: {first.failures[0]}")
     paces = {name: Pace() for name in ways}

@@ -20,14 +20,20 @@ async def leaks(look: Any, pool: str | None = None) -> list[str]:
     """What is wrong with the keys of a server, or of one pool; `look` is a redis-py client that decodes replies."""
     found = []
     match = "foreman:*" if pool is None else f"foreman:{pool}:*"
-    async for key in look.scan_iter(match=match, count=1000):
+    names = [key async for key in look.scan_iter(match=match, count=1000)]
+    async with look.pipeline(transaction=False) as pipe:  # thousands of keys, after each test: one round trip
+        for key in names:
+            pipe.type(key)
+            pipe.ttl(key)
+        said = await pipe.execute()
+    for key, kind, ttl in zip(names, said[::2], said[1::2], strict=True):
         keys = k.Keys(key.split(":", 2)[1])
         template = keys.template(key)
         if template is None:
             found.append(f"{key}: not spelled in keys.py")
-        elif await look.type(key) not in {template.kind, "none"}:
+        elif kind not in {template.kind, "none"}:
             found.append(f"{key}: not a {template.kind}")
-        elif await look.ttl(key) == -1 and not await _may_live(look, keys, template, key):
+        elif ttl == -1 and not await _may_live(look, keys, template, key):
             found.append(f"{key}: {template.life.name}, but it has no TTL and no owner")
     return found
 

@@ -337,7 +337,7 @@ async def test_a_cluster_is_refused_at_the_start(tmp_path: Path, processes: Proc
     port = free_port()
     await processes.start(
         "cluster", [str(find_binary()), "--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes",
-                    "--dir", str(tmp_path)], {},
+                    "--cluster-port", str(free_port()), "--dir", str(tmp_path)], {},
     )  # fmt: skip
     env = {"FOREMAN_REDIS_URL": f"redis://127.0.0.1:{port}/0", "FOREMAN_DATA_DIR": str(tmp_path / "data")}
     await processes.start("background", [str(entry(tmp_path)), "serve", "--role", "background"], env)

@@ -15,6 +15,8 @@ from tests.attack.ground import ASK, CHAT, MODES, Site, site, until
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PROMISE = 0.1
 """Seconds in which the target sees a cancel; ten times that is borne here."""
+DEADLINE = "2"
+"""Seconds: more than a busy machine's loads take, or the job is refused at once."""
 FORMS = [("/api/chat", True), ("/api/chat", False), ("/v1/chat/completions", True), ("/v1/messages", False)]
 
 
@@ -26,7 +28,13 @@ async def at(request, tmp_path_factory, valkey):
     ) as made:
         await made.alive()
         yield made
-        fake.clear()
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
+async def open_gates(at: Site):
+    """A test that failed leaves no gate closed to the next."""
+    yield
+    at.fake.clear()
 
 
 def body_of(stream: bool, model: str = "alpha") -> dict[str, object]:
@@ -159,7 +167,7 @@ async def test_a_deadline_in_the_queue_is_a_504_and_costs_no_load(at: Site, path
     first.ask("/api/generate", {"model": "alpha", "prompt": "x"})
     await gate.reached()
     loads = len(at.fake.loads)
-    answer = await at.post(path, body_of(stream=False, model="beta"), {"X-Foreman-Deadline": "0.3"})
+    answer = await at.post(path, body_of(stream=False, model="beta"), {"X-Foreman-Deadline": DEADLINE})
     assert (answer.status, answer.header("X-Foreman-Error")) == (504, "deadline_exceeded")
     gate.open()
     await first.answer()
@@ -172,7 +180,7 @@ async def test_a_running_job_past_its_deadline_is_cut(at: Site, stream: bool) ->
     await at.alive()
     cancelled = at.fake.cancels
     gate = at.fake.gate(after=2 if stream else 0, path="/api/chat")
-    answer = await at.post("/api/chat", body_of(stream), {"X-Foreman-Deadline": "0.4"})
+    answer = await at.post("/api/chat", body_of(stream), {"X-Foreman-Deadline": DEADLINE})
     if stream:
         assert answer.status == 200
         assert "deadline" in json.loads(answer.body.splitlines()[-1])["error"]

@@ -19,6 +19,7 @@ import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -31,6 +32,9 @@ from foreman.store.client import connect
 from foreman.store.embedded import EmbeddedServer
 from foreman.store.records import NewJob, WorkerPresence
 from tests.rig import rig
+
+if TYPE_CHECKING:
+    from foreman.store.client import Store
 
 RUN = 0.09
 """Seconds of an answer: nine tokens."""
@@ -245,6 +249,25 @@ def _claimer(url: str, number: int, out: multiprocessing.Queue) -> None:
     asyncio.run(work())
 
 
+async def _queue_jobs(store: Store, prefix: str) -> None:
+    """JOBS jobs over LANES lanes; `prefix`: how their ids begin."""
+    for number in range(JOBS):
+        await store.queue.submit(
+            NewJob(
+                f"{prefix}{number:019d}",
+                Surface.ASYNC,
+                "/api/chat",
+                "m",
+                "m:latest",
+                f"lane{number % LANES}",
+                Slot.DRAIN,
+                Priority.NORMAL,
+                b"{}",
+                60.0,
+            )
+        )
+
+
 async def claims(folder: Path) -> None:
     """Claims per second over one store with 4 workers, each claim with its look at what changed, each job brought to its end."""
     server = EmbeddedServer(folder)
@@ -252,39 +275,11 @@ async def claims(folder: Path) -> None:
     try:
         store = await connect(settings_of(redis_url=url, pool="bench"), url)
         began = time.monotonic()
-        for number in range(JOBS):
-            await store.queue.submit(
-                NewJob(
-                    f"01BENCH{number:019d}",
-                    Surface.ASYNC,
-                    "/api/chat",
-                    "m",
-                    "m:latest",
-                    f"lane{number % LANES}",
-                    Slot.DRAIN,
-                    Priority.NORMAL,
-                    b"{}",
-                    60.0,
-                )
-            )
+        await _queue_jobs(store, "01BENCH")
         submitted = JOBS / (time.monotonic() - began)
         for workers in (1, 4):
             if workers == 4:
-                for number in range(JOBS):
-                    await store.queue.submit(
-                        NewJob(
-                            f"01BENCI{number:019d}",
-                            Surface.ASYNC,
-                            "/api/chat",
-                            "m",
-                            "m:latest",
-                            f"lane{number % LANES}",
-                            Slot.DRAIN,
-                            Priority.NORMAL,
-                            b"{}",
-                            60.0,
-                        )
-                    )
+                await _queue_jobs(store, "01BENCI")
             out: multiprocessing.Queue = multiprocessing.Queue()
             processes = [multiprocessing.Process(target=_claimer, args=(url, number, out)) for number in range(workers)]
             for process in processes:

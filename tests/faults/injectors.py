@@ -83,12 +83,16 @@ class Injectors:
         await asyncio.sleep(self.chance.uniform(0.0, 0.3))
         _, worker, life = found
         await self._another(life.seat)
+        return await self._strike(worker, life, signal.SIGKILL, self.ledger.kills)
+
+    async def _strike(self, worker: str, life: Life, sign: signal.Signals, book: dict[str, float]) -> bool:
+        """Signal a worker where it still lives, and write it down; whether it was struck."""
         async with self.pool.seats[life.seat].hands:
             if life.ended is not None:
                 return False
-            self.ledger.kills[worker] = at = time.time()
-            await self.pool.end(life.seat, signal.SIGKILL)
-        self.ledger.blow("SIGKILL worker", life.seat, at)
+            book[worker] = at = time.time()
+            await self.pool.end(life.seat, sign)
+        self.ledger.blow(f"{sign.name} worker", life.seat, at)
         return True
 
     async def kill(self, name: str) -> None:
@@ -131,13 +135,7 @@ class Injectors:
         if found is None:
             return False
         _, worker, life = found
-        async with self.pool.seats[life.seat].hands:
-            if life.ended is not None:
-                return False
-            self.ledger.terms[worker] = at = time.time()
-            await self.pool.end(life.seat, signal.SIGTERM)
-        self.ledger.blow("SIGTERM worker", life.seat, at)
-        return True
+        return await self._strike(worker, life, signal.SIGTERM, self.ledger.terms)
 
     async def terminate(self, name: str) -> None:
         """SIGTERM to a gateway or a background process."""

@@ -1,6 +1,6 @@
 """The numbers of `/metrics`: their names, what they mean, and how what the store has counted becomes Prometheus' text.
 
-web/metrics_api.py hands me values and I render them; I ask nobody. What is counted stands in the store (include/
+web/ops/metrics_api.py hands me values and I render them; I ask nobody. What is counted stands in the store (include/
 meters.lua), so no counter goes back when a process restarts; every gateway tells the same of the pool. Label sets are
 bounded: states, codes and endpoints from closed lists, lanes the deepest LANES and `other`, targets at most TARGETS.
 """

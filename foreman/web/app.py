@@ -27,34 +27,34 @@ from foreman.store.pulse import Pulse
 from foreman.store.records import GatewayPresence
 from foreman.tasks import Tasks
 from foreman.web import openapi
-from foreman.web.admission import Admission
 from foreman.web.auth import Gatekeeper
-from foreman.web.bounds import Bounds
-from foreman.web.call import Calls
+from foreman.web.calls.call import Calls
+from foreman.web.calls.intake import Intake
+from foreman.web.calls.ollama_api import OllamaAPI
+from foreman.web.calls.openai_api import OpenAIAPI
+from foreman.web.calls.readers import Readers
+from foreman.web.calls.resume_api import ResumeAPI
+from foreman.web.calls.waiting import Waiting
 from foreman.web.connection import CallerConnection
 from foreman.web.dashboard.markup import PATH
 from foreman.web.dashboard.reading import Reading
 from foreman.web.dashboard.site import Site, sign_in_page
-from foreman.web.ends import Ends
-from foreman.web.feed import Feed
-from foreman.web.history_api import HistoryAPI
-from foreman.web.intake import Intake
-from foreman.web.inventory import Inventory
-from foreman.web.jobs_api import JobsAPI
-from foreman.web.metrics_api import MetricsAPI
+from foreman.web.jobs.ends import Ends
+from foreman.web.jobs.jobs_api import JobsAPI
+from foreman.web.jobs.receivers import Receivers
+from foreman.web.jobs.submission import Submission
 from foreman.web.middleware import Gate, tidy_headers
-from foreman.web.ollama_api import OllamaAPI
-from foreman.web.openai_api import OpenAIAPI
-from foreman.web.operators_api import OperatorsAPI
-from foreman.web.ops_api import OpsAPI
-from foreman.web.outlook import Outlooks
-from foreman.web.readers import Readers
-from foreman.web.receivers import Receivers
-from foreman.web.resume_api import ResumeAPI
-from foreman.web.snapshot import Snapshots
-from foreman.web.submission import Submission
-from foreman.web.trace_api import TraceAPI
-from foreman.web.waiting import Waiting
+from foreman.web.ops.feed import Feed
+from foreman.web.ops.history_api import HistoryAPI
+from foreman.web.ops.metrics_api import MetricsAPI
+from foreman.web.ops.operators_api import OperatorsAPI
+from foreman.web.ops.ops_api import OpsAPI
+from foreman.web.ops.snapshot import Snapshots
+from foreman.web.ops.trace_api import TraceAPI
+from foreman.web.pool.admission import Admission
+from foreman.web.pool.bounds import Bounds
+from foreman.web.pool.inventory import Inventory
+from foreman.web.pool.outlook import Outlooks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -10,8 +10,9 @@ import uvloop
 
 from foreman.link.local import LocalLink
 from foreman.settings import load
-from foreman.web import inventory, waiting
 from foreman.web.app import Gateway
+from foreman.web.calls import waiting
+from foreman.web.pool import inventory
 from tests.web.caller import Caller
 from tests.web.puppet import Puppet
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from foreman.link.channel import Framing, Head
+from foreman.web.calls.manner import Manner
+from foreman.web.calls.relay import Relay
 from foreman.web.dialect import Dialect
-from foreman.web.manner import Manner
-from foreman.web.relay import Relay
 
 NATIVE = Dialect("/api/chat")
 OPENAI = Dialect("/v1/chat/completions")

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from foreman.web import batch, inventory
+from foreman.web.jobs import batch
+from foreman.web.pool import inventory
 from tests.web.conftest import wait_until
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}

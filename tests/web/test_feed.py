@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from foreman.core.jobs import State
-from foreman.web import feed
+from foreman.web.ops import feed
 from tests.web.conftest import wait_until
 
 JOB = {"model": "m", "messages": []}

@@ -15,8 +15,8 @@ from foreman.core.ids import is_ulid, ulid
 from foreman.core.jobs import Slot, State
 from foreman.protocols.job_object import NINE, rfc3339
 from foreman.store.errors import StoreUnavailableError
-from foreman.web import ends, jobs_api
-from foreman.web.receivers import Receivers
+from foreman.web.jobs import ends, jobs_api
+from foreman.web.jobs.receivers import Receivers
 from tests.web.conftest import wait_until
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}

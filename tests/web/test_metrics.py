@@ -11,7 +11,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import State
 from foreman.store.errors import StoreUnavailableError
 from foreman.store.records import SwapRecord
-from foreman.web import metrics_api
+from foreman.web.ops import metrics_api
 from tests.web.conftest import wait_until
 
 JOB = {"model": "m", "messages": []}

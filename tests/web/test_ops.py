@@ -11,9 +11,9 @@ from foreman.core.errors import Code, Failure
 from foreman.store import checks
 from foreman.store.errors import StoreUnavailableError
 from foreman.store.keys import ARQ_HEALTH, INBOX
-from foreman.web import health
 from foreman.web.dashboard.overview import overview
 from foreman.web.dashboard.page import Frame
+from foreman.web.ops import health
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON, NDJSON
 from tests.web.test_chat import CHAT, LINES, WHOLE

@@ -12,7 +12,7 @@ from foreman import metrics
 from foreman.core.jobs import Priority
 from foreman.store import keys as k
 from foreman.store.client import redis_client
-from foreman.web.snapshot import LANES
+from foreman.web.ops.snapshot import LANES
 from tests.store.ground import new_id
 from tests.web.conftest import wait_until
 from tests.web.test_feed import Listener

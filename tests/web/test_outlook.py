@@ -9,7 +9,7 @@ import pytest
 
 from foreman.core import lanes
 from foreman.core.jobs import State
-from foreman.web import prospects
+from foreman.web.pool import prospects
 from tests.web.test_jobs import CHAT, show, submit
 from tests.web.test_resume import order
 

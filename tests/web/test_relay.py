@@ -8,7 +8,7 @@ import json
 import pytest
 
 from foreman.link.channel import Framing, Head
-from foreman.web.relay import HOLD
+from foreman.web.calls.relay import HOLD
 from tests.web.relay_script import DONE, EVENT, LAST, LINE, NDJSON, OPENAI, RAW, SSE, Script
 
 pytestmark = pytest.mark.looptime

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from foreman.core.errors import Code, Failure
-from foreman.web.manner import Manner
-from foreman.web.replayed import CREDIT_STEP, Replayed
+from foreman.web.calls.manner import Manner
+from foreman.web.calls.replayed import CREDIT_STEP, Replayed
 from tests.web.relay_script import LAST, LINE, NATIVE, NDJSON, RAW, FakeWire, Worker
 
 pytestmark = pytest.mark.looptime

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import HttpVersion10, HttpVersion11
 
-from foreman.web.response import HIGH_WATER, Wire, head_bytes
+from foreman.web.calls.response import HIGH_WATER, Wire, head_bytes
 
 
 class Transport:

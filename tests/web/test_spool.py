@@ -8,7 +8,7 @@ import json
 import pytest
 
 from foreman.core.jobs import State
-from foreman.web.spool import NARROW, WHOLE, Spool, Spools
+from foreman.web.calls.spool import NARROW, WHOLE, Spool, Spools
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON, NDJSON
 

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from foreman.link.channel import Framing
-from foreman.web.call import WRAPPED
+from foreman.web.calls.call import WRAPPED
+from foreman.web.calls.manner import Manner
+from foreman.web.calls.replayed import Replayed
 from foreman.web.dialect import Dialect
-from foreman.web.manner import Manner
-from foreman.web.replayed import Replayed
 from tests.demo.recordings import read
 from tests.web.relay_script import FakeWire, Worker
 from workers.cutter import Cutter, framing_of

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from foreman.store.deliveries import Tried
     from foreman.store.records import Event
     from foreman.web.dashboard.page import Frame
-    from foreman.web.outlook import Outlook
+    from foreman.web.pool.outlook import Outlook
 
 ENDPOINTS: Final = (
     *("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"),

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from foreman.store.deliveries import Tried
     from foreman.store.records import Page
     from foreman.web.dashboard.page import Frame
-    from foreman.web.inventory import Inventory
-    from foreman.web.outlook import Outlooks
-    from foreman.web.snapshot import Snapshots
+    from foreman.web.ops.snapshot import Snapshots
+    from foreman.web.pool.inventory import Inventory
+    from foreman.web.pool.outlook import Outlooks
 
 PAGE: Final = 50
 FAILURES: Final = 500

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from foreman.web.dashboard import markup
 from foreman.web.dashboard.markup import PATH, Markup, job_link, join, section, table
 from foreman.web.dashboard.overview import health as reasons_of
-from foreman.web.operators_api import came_of
+from foreman.web.ops.operators_api import came_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

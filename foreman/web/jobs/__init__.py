@@ -1,0 +1,1 @@
+"""The road of an async job: `/jobs`, from submit to artifacts."""

@@ -1,0 +1,1 @@
+"""What operators see and do: `/ops`, `/healthz`, `/metrics`, and the snapshot the page lives from."""

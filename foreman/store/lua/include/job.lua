@@ -61,11 +61,13 @@ local function forget(ended, before)
 end
 
 local function anybody_lives()
-  local living = redis.call('ZCARD', k_running('loading')) + redis.call('ZCARD', k_running('working'))
-  for _, slot in ipairs({'drain', 'embed', 'side'}) do
-    living = living + redis.call('ZCARD', k_queued(slot)) + redis.call('ZCARD', k_delayed(slot))
+  for _, state in ipairs({'working', 'loading'}) do
+    if redis.call('EXISTS', k_running(state)) == 1 then return true end
   end
-  return living > 0
+  for _, slot in ipairs({'drain', 'embed', 'side'}) do
+    if redis.call('EXISTS', k_queued(slot), k_delayed(slot)) > 0 then return true end
+  end
+  return false
 end
 
 local function leave_worker(j)

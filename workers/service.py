@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 import foreman
-from foreman.core.errors import Code
 from foreman.core.ids import UlidFactory
 from foreman.core.jobs import Slot
 from foreman.core.scheduler import Policy
@@ -286,13 +285,7 @@ class Worker:
         elif order.verb == "probe":
             target.probe_wanted.set()
         elif order.verb in {"cancel", "attach"} and order.job_id is not None:
-            run = target.runs.get(order.job_id)
-            if run is None or run.job.epoch != order.epoch:
-                return
-            if order.verb == "cancel":
-                run.cancel(Code(order.code) if order.code in set(Code) else Code.CANCELLED)
-            elif order.gateway is not None and order.reader is not None:
-                run.attach(order.gateway, order.reader)
+            target.orders.come(order, target.runs.get(order.job_id))
 
     # -- loops
 

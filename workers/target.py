@@ -27,6 +27,7 @@ from workers.history import History
 from workers.lanes import Lanes
 from workers.learned import Learned
 from workers.loader import Loader, Outcome
+from workers.orders import Orders
 from workers.prefill import Prefills
 from workers.residency import Residency
 from workers.rivals import Rivals
@@ -98,6 +99,7 @@ class Target:
         self._ask_rivals = rivals
         self._others: list[TargetStatus] = []
         self.runs: dict[str, Run] = {}
+        self.orders = Orders()
         self.slots: dict[str, Slot] = {}
         """Job id → the slot of ours it takes (an embedding that drains counts as `drain`)."""
         self.lane_of: dict[str, str] = {}
@@ -271,6 +273,7 @@ class Target:
                 self._pinned.add(job.id)
             else:
                 self.history.claimed(lane, job.created_at, job.id, self.residency.places)
+        self.orders.begun(run)
         return run
 
     def begin_load(self, order: Order, *, cut: bool) -> Load:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from foreman.core.errors import Code
 from foreman.core.jobs import State
 from foreman.link.channel import Framing
 from foreman.protocols.link import parse_head
+from foreman.store.records import Order
 from tests.workers.conftest import Caller, wait_until
 
 
@@ -151,3 +153,26 @@ async def test_every_reader_hears_of_a_cancel(ollama, floor):
     assert first.failure.code is second.failure.code is Code.CANCELLED
     gate.open()
     await wait_until(lambda: fake.cancels == 1)
+
+
+@pytest.mark.parametrize("verb", ["attach", "cancel"])
+async def test_an_order_that_overtakes_the_claim_is_obeyed_at_once(ollama, floor, monkeypatch, verb):
+    here = await floor(gpu=await ollama(["a"], tokens=5))
+    target, claimed = here.worker.targets["gpu"], asyncio.Event()
+    start = target.start
+
+    def held(claim, *rest):  # what the store said after the claim is heard before its reply
+        order = Order(verb, "gpu", claim.job.id, claim.job.epoch, code="cancelled", gateway=here.gateway, reader="R2")
+        here.worker._obey(order)
+        claimed.set()
+        return start(claim, *rest)
+
+    monkeypatch.setattr(target, "start", held)
+    second = here.door.callers["R2"] = Caller("R2")
+    first = await here.submit("a", finish=True)
+    await claimed.wait()
+    if verb == "cancel":
+        assert (await here.final(first)).state is State.CANCELLED
+    else:
+        await first.ended()
+        assert (await second.ended()).units == first.units

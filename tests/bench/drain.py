@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from foreman.core.jobs import Priority, Slot, State, Surface
 from foreman.demo.ollama import FakeOllama
 from foreman.settings import load as settings_of
-from foreman.store.client import connect
+from foreman.store.client import connect, redis_client
 from foreman.store.embedded import EmbeddedServer
 from foreman.store.records import NewJob, WorkerPresence
 from tests.rig import rig
@@ -268,6 +268,14 @@ async def _queue_jobs(store: Store, prefix: str) -> None:
         )
 
 
+async def _store_seconds(url: str) -> float:
+    """CPU time of the store's server since its start."""
+    redis = redis_client(url)
+    used = await redis.info("cpu")
+    await redis.aclose()
+    return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
+
+
 async def claims(folder: Path) -> None:
     """Claims per second over one store with 4 workers, each claim with its look at what changed, each job brought to its end."""
     server = EmbeddedServer(folder)
@@ -280,6 +288,7 @@ async def claims(folder: Path) -> None:
         for workers in (1, 4):
             if workers == 4:
                 await _queue_jobs(store, "01BENCI")
+            busy = await _store_seconds(url)
             out: multiprocessing.Queue = multiprocessing.Queue()
             processes = [multiprocessing.Process(target=_claimer, args=(url, number, out)) for number in range(workers)]
             for process in processes:
@@ -287,10 +296,14 @@ async def claims(folder: Path) -> None:
             found = [await asyncio.to_thread(out.get) for _ in processes]
             for process in processes:
                 process.join()
-            rate = sum(count for count, _ in found) / max(seconds for _, seconds in found)
+            busy = await _store_seconds(url) - busy
+            seconds = max(seconds for _, seconds in found)
             print(
-                f"claims: {workers} worker(s) over one store: {rate:,.0f} claims/s, each with its look and brought to its end"
+                f"claims: {workers} worker(s) over one store: {JOBS / seconds:,.0f} claims/s, each with its look and brought to its end"
                 + (f" (submits, one after the other: {submitted:,.0f}/s)" if workers == 1 else "")
+            )
+            print(
+                f"  the store's one thread ran for {busy / seconds:.0%} of the time, {busy / JOBS * 1e6:.0f} µs a job: with a core of its own, no more than {JOBS / busy:,.0f}/s"
             )
         await store.close()
     finally:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 
@@ -20,6 +21,11 @@ pytest_plugins = ["tests.plugin_needs"]
 _pools = itertools.count(1)
 _running: dict[str, str] = {}
 """`url` of the shared server, while it runs."""
+
+
+# Each of the hundreds of processes that the tests start would compile all of foreman anew, at twice the cost of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_sessionstart() -> None:
@@ -51,9 +57,12 @@ def valkey():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _nothing_stays():
-    """After any test: the shared server holds no key for ever that has no right to be there (tests/store/leaks.py)."""
+    """After any file: the shared server holds no key for ever that has no right to be there (tests/store/leaks.py).
+
+    Then it is emptied: a file that leaves thousands of jobs would else be paid for by each test after it.
+    """
     yield
     if "url" not in _running:
         return
@@ -61,8 +70,7 @@ def _nothing_stays():
     async def look() -> list[str]:
         async with redis_client(_running["url"], decode_responses=True) as client:
             found = await leaks(client)
-            if found:  # each is one test's, not that of all tests after it
-                await client.delete(*(line.rpartition(": ")[0] for line in found))
+            await client.flushall()
             return found
 
     loop = asyncio.new_event_loop()

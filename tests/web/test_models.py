@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from foreman.core.jobs import Slot
 from foreman.link.channel import Framing, Head
+from foreman.web.pool import inventory
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON
 from tests.web.test_chat import CHAT, LINES
@@ -34,6 +35,16 @@ async def test_a_model_pulled_a_moment_ago_is_found_by_a_fresh_probe(gateway, wo
     caller.ask("POST", "/api/chat", {**CHAT, "model": "new"})
     while (order := await inbox.receive()) is None or order.verb != "probe":
         pass
+    await worker.publish("gpu1", "m:latest", "new:latest")
+    await (await worker.claim()).done(*LINES)
+    assert (await caller.reply()).status == 200
+
+
+async def test_a_model_that_comes_right_after_a_look_for_another_is_found(gateway, worker, dial, monkeypatch):
+    caller = await dial(gateway)
+    assert (await caller.post("/api/chat", {**CHAT, "model": "nope"})).status == 404
+    monkeypatch.setattr(inventory, "PROBE_WAIT", 20.0)  # the look is not old enough for another
+    caller.ask("POST", "/api/chat", {**CHAT, "model": "new"})
     await worker.publish("gpu1", "m:latest", "new:latest")
     await (await worker.claim()).done(*LINES)
     assert (await caller.reply()).status == 200

@@ -102,6 +102,38 @@ async def test_a_key_that_is_none_is_422(gateway, dial, key):
     assert reply.status == 422
 
 
+async def test_a_header_that_says_two_things_is_refused(gateway, dial):
+    for name, values, path, status in (
+        ("Idempotency-Key", ("a", "b"), "/api/chat", 422),
+        ("Idempotency-Key", ("a", "b"), "/jobs", 422),
+        ("X-Foreman-Deadline", ("1", "2"), "/api/chat", 400),
+        ("X-Foreman-Priority", ("low", "high"), "/api/chat", 400),
+        ("X-Foreman-Target", ("gpu1", "gpu2"), "/api/chat", 400),
+        ("X-Foreman-On-Disconnect", ("finish", "cancel"), "/api/chat", 400),
+    ):
+        caller = await dial(gateway)
+        first, second = values
+        reply = await caller.post(path, CHAT, **{name: f"{first}\r\n{name.lower()}: {second}"})
+        assert reply.status == status, name
+        assert name in reply.body.decode()
+
+
+async def test_the_same_header_twice_is_one(gateway, worker, dial):
+    job_id = await finished(gateway, worker, dial)
+    reply = await (await dial(gateway)).post("/api/chat", CHAT, Idempotency_Key="turn-1\r\nIdempotency-Key: turn-1")
+    assert (reply.status, reply.header("X-Foreman-Job-Id")) == (200, job_id)
+
+
+async def test_the_deadline_of_a_call_that_was_attached_ends_its_wait_and_not_the_job(gateway, worker, dial):
+    first = await dial(gateway)
+    first.ask("POST", "/api/chat", CHAT, **KEY)
+    run = await worker.claim()
+    reply = await (await dial(gateway)).post("/api/chat", CHAT, **KEY, X_Foreman_Deadline="0.05")
+    assert (reply.status, reply.header("X-Foreman-Error")) == (504, "deadline_exceeded")
+    await run.done(*LINES, LAST)
+    assert (await first.reply()).body == WHOLE
+
+
 async def test_a_key_is_of_one_surface(gateway, worker, dial):
     job_id = await finished(gateway, worker, dial)
     reply = await (await dial(gateway)).post("/jobs", CHAT, **KEY)

@@ -217,12 +217,12 @@ class Calls:
 
     def _job(self, request: web.Request, ticket: Ticket) -> NewJob:
         caller, key = request[CALLER], wishes.key(request)
-        priority = caller.priority(request.headers.get("X-Foreman-Priority"), Priority.HIGH)
+        priority = caller.priority(wishes.header(request, "X-Foreman-Priority"), Priority.HIGH)
         return ticket.job(
             *(self._new_id(), Surface.SYNC, priority, self.settings),
             method=request.method,
             gateway=self._gateway_id,
-            deadline_in=wishes.deadline(request.headers.get("X-Foreman-Deadline")),
+            deadline_in=wishes.deadline(request),
             caller=caller.name,
             headers=ticket.headers,
             idempotency_key=key,
@@ -234,7 +234,7 @@ class Calls:
         settings = self.settings
         head_after = settings.headers_after if ticket.stream else settings.json_headers_after or None
         heartbeat = settings.heartbeat
-        pace = wishes.seconds("X-Foreman-Progress", request.headers.get("X-Foreman-Progress"))
+        pace = wishes.seconds(request, "X-Foreman-Progress")
         if pace is not None and ticket.stream:
             head_after, heartbeat = min(SOON, settings.headers_after), min(max(pace, _OFTENEST), heartbeat)
         return Manner(ticket.dialect, ticket.stream, ticket.wrap, head_after, heartbeat)
@@ -255,7 +255,7 @@ class Calls:
             _belongs(call, submitted.job_id)
             state = await self.readers.attach(call)
             if state is not None and state not in {State.FAILED, State.CANCELLED}:
-                call.submitted, call.deadline_in = True, None  # the job has its own
+                call.submitted = True
                 log.info("job.attached", job_id=call.job_id, reader=call.reader, state=state)
                 return
             _belongs(call, call.reader)  # it ended without an answer in this moment: the key is free again
@@ -292,6 +292,10 @@ class Calls:
         failure = Failure(
             Code.DEADLINE_EXCEEDED, f"the deadline of {call.deadline_in:g} s has passed (X-Foreman-Deadline)"
         )
+        if call.reader != call.job_id:  # it was attached: its time is over, the job has its own
+            call.relay.fail(failure)
+            self.readers.detach(call)
+            return
         self._tasks.spawn(self.waiting.give_up(call, failure), "expire")
 
     def _ended(self, call: Call) -> None:

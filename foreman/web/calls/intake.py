@@ -16,8 +16,8 @@ from foreman.protocols.ollama import peek
 from foreman.protocols.words import not_found_message
 from foreman.web.auth import Role
 from foreman.web.body import read_body
-from foreman.web.calls.call import Ticket
-from foreman.web.calls.wishes import wants_events
+from foreman.web.calls import wishes
+from foreman.web.calls.call import WRAPPED, Ticket
 from foreman.web.dialect import Dialect
 from foreman.web.middleware import CALLER
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 EMBEDDINGS: Final = frozenset({"/api/embed", "/api/embeddings", "/v1/embeddings"})
 _OLLAMA_ONLY: Final = frozenset({"/api/embed", "/api/embeddings", "/api/show"})
 """Paths that an `openai` target has no answer to."""
-_WRAPPED: Final = frozenset({"/api/chat", "/api/generate"})
 PASSED: Final = ("anthropic-version", "anthropic-beta")
 """The only request headers that go upstream."""
 _NAME_LIMIT: Final = 512
@@ -61,15 +60,18 @@ class Intake:
         return replace(
             ticket,
             headers=passed(request),
-            wrap=seen.stream and path in _WRAPPED and wants_events(request),
+            wrap=seen.stream and path in WRAPPED and wishes.wants_events(request),
         )
 
-    async def ticket(self, path: str, body: bytes, seen: Peek, only: TargetStatus | None = None) -> Ticket:
+    async def ticket(
+        self, path: str, body: bytes, seen: Peek, only: TargetStatus | None = None, *, hurry: bool = False
+    ) -> Ticket:
         """The ticket of a body that was peeked into, on whatever surface it came; `only`: the target asked for.
 
-        Where nobody has the model, or not the target asked for, it says so (`refused`).
+        Where nobody has the model, or not the target asked for, it says so (`refused`); `hurry`: without waiting a
+        second for a second look.
         """
-        found = await self.inventory.find(seen.model)
+        found = await self.inventory.find(seen.model, hurry=hurry)
         if found is not None and path in _OLLAMA_ONLY:
             found = found.on_ollama()
         targets = () if found is None else tuple(target.name for target in found.targets)
@@ -131,7 +133,7 @@ class Intake:
 
     def _picked(self, request: web.Request) -> TargetStatus | None:
         """The target of an X-Foreman-Target header."""
-        name = request.headers.get("X-Foreman-Target")
+        name = wishes.header(request, "X-Foreman-Target")
         if name is None:
             return None
         target = self.inventory.named(name)

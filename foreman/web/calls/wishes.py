@@ -19,19 +19,21 @@ if TYPE_CHECKING:
 
 LONGEST: Final = 10 * 365 * 86_400.0
 """Seconds that stand for any later deadline: what clocks and scripts can still reckon with."""
+KEY: Final = "Idempotency-Key"
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 """A number as everybody writes it; Python's float() would take `1_0` and other scripts' digits too."""
 _KEY: Final = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
 
 
-def deadline(text: str | None) -> float | None:
-    """The seconds of an X-Foreman-Deadline header. Raises Failure(BAD_REQUEST) unless finite and positive."""
-    given = seconds("X-Foreman-Deadline", text)
+def deadline(request: web.Request) -> float | None:
+    """The seconds of its X-Foreman-Deadline. Raises Failure(BAD_REQUEST) unless finite and positive."""
+    given = seconds(request, "X-Foreman-Deadline")
     return None if given is None else min(given, LONGEST)
 
 
-def seconds(name: str, text: str | None) -> float | None:
+def seconds(request: web.Request, name: str) -> float | None:
     """The seconds in a header. Raises Failure(BAD_REQUEST) unless finite and positive."""
+    text = header(request, name)
     if text is None:
         return None
     given = float(text) if _NUMBER.fullmatch(text.strip()) else math.nan
@@ -49,17 +51,31 @@ def wants_events(request: web.Request) -> bool:
     )
 
 
+def header(request: web.Request, name: str) -> str | None:
+    """A header that says one thing. Raises Failure where it says two: BAD_REQUEST, 422 for a key."""
+    given = request.headers.getall(name, None)
+    if given is None:
+        return None
+    if len(given) > 1 and len(set(given)) > 1:
+        status = 422 if name == KEY else 400
+        raise Failure(
+            Code.BAD_REQUEST, f"{name} came {len(given)} times with different values: send one", status=status
+        )
+    return given[0]
+
+
 def key(request: web.Request) -> str | None:
-    """The Idempotency-Key. Raises Failure (422) for one that is empty, too long or no visible ASCII."""
-    given = request.headers.get("Idempotency-Key")
+    """The Idempotency-Key. Raises Failure (422) for one that is empty, too long or no visible ASCII, or for two."""
+    given = header(request, KEY)
     if given is not None and not _KEY.fullmatch(given):
-        raise Failure(Code.BAD_REQUEST, "Idempotency-Key: use 1 to 255 visible ASCII characters", status=422)
+        raise Failure(Code.BAD_REQUEST, f"{KEY}: use 1 to 255 visible ASCII characters", status=422)
     return given
 
 
 def finishes(request: web.Request) -> bool:
     """Whether the job shall run on when its caller leaves (X-Foreman-On-Disconnect). Raises Failure(BAD_REQUEST)."""
-    given = request.headers.get("X-Foreman-On-Disconnect", "cancel").strip().lower()
+    text = header(request, "X-Foreman-On-Disconnect")
+    given = "cancel" if text is None else text.strip().lower()
     if given not in {"finish", "cancel"}:
         raise Failure(Code.BAD_REQUEST, f"X-Foreman-On-Disconnect is {given[:40]!r}: use finish or cancel")
     return given == "finish"

@@ -22,6 +22,7 @@ from foreman.store.deliveries import Redelivered, job_of
 from foreman.store.records import CancelOutcome, Wanted
 from foreman.web.auth import Role
 from foreman.web.body import expect_later, read_body
+from foreman.web.calls import wishes
 from foreman.web.calls.intake import passed
 from foreman.web.jobs.batch import Batch
 from foreman.web.jobs.submission import Sender
@@ -226,8 +227,8 @@ class JobsAPI:
 
 def sender(request: web.Request) -> Sender:
     """Who sends a job, and what its headers say of it."""
-    given = request.headers
-    return Sender(request[CALLER], given.get("Idempotency-Key"), passed(request), given.get("X-Foreman-Target"))
+    key, target = wishes.header(request, wishes.KEY), wishes.header(request, "X-Foreman-Target")
+    return Sender(request[CALLER], key, passed(request), target)
 
 
 def answer(shape: BaseModel, status: int = 200) -> web.Response:

@@ -145,7 +145,8 @@ class Submission:
             await self.receivers.check(asked.state_webhook_url)
         await self.intake.inventory.fresh()
         seen = _peeked(asked.endpoint, taken.payload, self.intake.inventory.foreign)
-        ticket = await self.intake.ticket(asked.endpoint, taken.payload, seen, self._target(sender.target))
+        target, hurry = self._target(sender.target), sender.number is not None
+        ticket = await self.intake.ticket(asked.endpoint, taken.payload, seen, target, hurry=hurry)
         priority = sender.caller.priority(asked.priority, Priority.NORMAL)
         new = ticket.job(
             *(self.new_id(), Surface.ASYNC, priority, self.settings),

@@ -27,6 +27,8 @@ PROBE_WAIT: Final = 1.0
 OPENAI_ONLY_VERSION: Final = "0.24.0"
 """The version told where no Ollama stands behind: clients ask it for the features of the protocol."""
 _PROBE_POLL: Final = 0.05
+_ASK_GAP: Final = 0.2
+"""Seconds between two wishes for a probe; the store lets one a second through, whoever asks."""
 _RETRY_AFTER: Final = 0.2
 """Seconds after a failed attempt in which the next ones fail at once."""
 _SILENT: Final = 3.0
@@ -64,6 +66,7 @@ class Inventory:
         self._at = float("-inf")
         self._probed_at = float("-inf")
         """When a probe that was asked for had told that a model is not there."""
+        self._asked_at = float("-inf")
         self._index: dict[str, list[tuple[TargetStatus, str]]] = {}
         self.targets: tuple[TargetStatus, ...] = ()
         """The last snapshot, in order of name."""
@@ -100,15 +103,19 @@ class Inventory:
         """Whether the store was heard lately (a snapshot is due each half second) and takes what is written."""
         return self.failure is None and self.unwritten is None and self._loop.time() - self._at < _SILENT
 
-    async def find(self, model: str) -> Found | None:
-        """Who has `model`; asks for one fresh probe and waits up to a second before it says None.
+    async def find(self, model: str, *, hurry: bool = False) -> Found | None:
+        """Who has `model`; asks for one fresh probe and waits up to a second for it before it says None.
 
         None as well where no target can be reached: see `reachable`. Raises StoreUnavailableError.
+
+        Args:
+            model: as the caller has it.
+            hurry: what was probed within the last second is fresh enough.
         """
         await self.fresh()
         found = self._look_up(model)
         if found is None and self.reachable():
-            await self._probe_again(model)
+            await self._probe_again(model, hurry=hurry)
             found = self._look_up(model)
         return found
 
@@ -120,13 +127,16 @@ class Inventory:
         """The target of that name."""
         return next((target for target in self.targets if target.name == name), None)
 
-    async def _probe_again(self, model: str) -> None:
-        """At most one probe a second; who asks within one after it gets to hear what it said, whatever the model."""
-        if self._loop.time() - self._probed_at < PROBE_WAIT:
+    async def _probe_again(self, model: str, *, hurry: bool) -> None:
+        """At most one probe a second: who comes within one after it waits for the next, as the model may be new by then."""
+        pause = max(0.0, self._probed_at + PROBE_WAIT - self._loop.time())
+        if hurry and pause:
             return
         before = {target.name: target.probed_at for target in self.targets if target.state != "down"}
-        await self._queue.ask_probe(list(before))
-        for _ in range(round(PROBE_WAIT / _PROBE_POLL)):
+        for _ in range(round((pause + PROBE_WAIT) / _PROBE_POLL)):
+            if self._loop.time() - self._asked_at >= _ASK_GAP:
+                self._asked_at = self._loop.time()
+                await self._queue.ask_probe(list(before))
             now = {target.name: target.probed_at for target in await self.fresh(_PROBE_POLL)}
             if self._look_up(model) is not None:
                 return

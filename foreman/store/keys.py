@@ -49,14 +49,13 @@ class Template:
             is not None
         )
 
-    def lua(self) -> str:
-        """The Lua function `k_<name>(part, …)` that spells this key; KEYS[1] is the pool's prefix."""
-        args = [f"p{number}" for number in range(len(self.parts))]
-        pieces = re.split(r"<\w+>", self.pattern)
-        spelled = [f"'{pieces[0]}'"]
-        for arg, piece in zip(args, pieces[1:], strict=True):
-            spelled += [arg, f"'{piece}'"] if piece else [arg]
-        return f"local function k_{self.name}({', '.join(args)}) return {' .. '.join(['KEYS[1]', *spelled])} end\n"
+    def lua(self, parts: list[str]) -> str:
+        """The Lua expression that spells this key of expressions for its parts; KEYS[1] is the pool's prefix."""
+        first, *pieces = re.split(r"<\w+>", self.pattern)
+        spelled = ["KEYS[1]", f"'{first}'"]
+        for part, piece in zip(parts, pieces, strict=True):
+            spelled += [f"({part})", f"'{piece}'"] if piece else [f"({part})"]
+        return " .. ".join(spelled)
 
 
 JOB: Final = Template("job", "job:<id>", "hash", Life.OWNED, "the job's record; a TTL from its end on")

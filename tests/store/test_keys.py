@@ -22,7 +22,8 @@ def test_python_and_lua_spell_alike_and_the_name_tells_its_template(template: k.
     assert KEYS.template(key) is template
     lua = LuaRuntime()
     lua.execute("KEYS = {'foreman:night:'}")
-    assert lua.execute(f"{template.lua()} return k_{template.name}(...)", *parts) == key
+    named = [f"p[{number}]" for number, _ in enumerate(parts, 1)]
+    assert lua.execute(f"local p = {{...}} return {template.lua(named)}", *parts) == key
     assert template.kind in {"string", "hash", "list", "set", "zset", "stream"}
     assert template.holds
 

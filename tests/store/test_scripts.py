@@ -54,10 +54,17 @@ def test_it_keeps_to_what_every_server_has(path: Path) -> None:
     assert set(re.findall(r"\bk_(\w+)\(", text)) <= {template.name for template in k.TEMPLATES}
 
 
-def test_a_script_brings_only_the_keys_it_names() -> None:
-    source = script("renew").source
-    assert "k_workers()" in source
-    assert "k_events" not in source
+@pytest.mark.parametrize("name", names())
+def test_a_script_brings_no_function_that_it_does_not_use(name: str) -> None:
+    source = script(name).source
+    assert not re.findall(r"\bk_\w+\(", source), "keys are spelled where they are named"
+    for function in re.findall(r"^local function (\w+)", source, re.MULTILINE):
+        assert len(re.findall(rf"\b{function}\b", source)) > 1, function
+
+
+def test_keys_are_spelled_with_whatever_names_their_parts() -> None:
+    assert "KEYS[1] .. 'tally:' .. ('h' .. math.floor(now / HOUR_MS))" in script("transition").source
+    assert "KEYS[1] .. 'job:' .. (id) .. ':artifact:' .. ('completion')" in script("transition").source
 
 
 def test_an_unknown_script() -> None:

@@ -22,9 +22,12 @@ from yarl import URL
 
 import foreman
 from foreman.core import destinations
+from foreman.hosts import Hosts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from aiohttp.abc import ResolveResult
 
 READ: Final = 4096
 """Bytes of a reply that are read at most."""
@@ -32,6 +35,7 @@ TAKEN: Final = 256 * 1024
 """Bytes of a connection that are looked at, heads and interim replies included."""
 KEPT: Final = 1024
 """Bytes of a reply that the log keeps."""
+_NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Poster:
         """`resolver`: another than the system's, for tests."""
         self._rules = rules
         self._patience = patience
+        resolver = resolver or _Resolver()
         self._guarded = _session(patience, resolver, self._socket)
         self._named = _session(patience, resolver, _plain_socket)
 
@@ -123,6 +128,24 @@ def _plain_socket(where: Any) -> socket.socket:
     return made
 
 
+class _Resolver(aiohttp.abc.AbstractResolver):
+    """The system's, in threads that a silent name server can't use up for everybody."""
+
+    def __init__(self) -> None:
+        self._hosts = Hosts()
+
+    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
+        """The addresses of a name; which of them may be dialled, the socket's guard says."""
+        return [
+            {"hostname": host, "host": where[0], "port": port, "family": one, "proto": proto, "flags": _NUMERIC}
+            for one, _, proto, _, where in await self._hosts.look_up(host)
+            if family in {socket.AF_UNSPEC, one}
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
 class _Bounded(ResponseHandler):
     """Takes no more than TAKEN bytes of a connection: an endless row of interim replies would hold up the whole loop."""
 
@@ -137,7 +160,7 @@ class _Bounded(ResponseHandler):
             self.transport.pause_reading()
 
 
-def _session(patience: Patience, resolver: aiohttp.abc.AbstractResolver | None, factory: Any) -> aiohttp.ClientSession:
+def _session(patience: Patience, resolver: aiohttp.abc.AbstractResolver, factory: Any) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
         limit=0, force_close=True, use_dns_cache=False, socket_factory=factory, resolver=resolver
     )

@@ -13,6 +13,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.estimates import LOAD_PRIOR
 from foreman.core.ids import is_ulid, ulid
 from foreman.core.jobs import Slot, State
+from foreman.hosts import Hosts
 from foreman.protocols.job_object import NINE, rfc3339
 from foreman.store.errors import StoreUnavailableError
 from foreman.web.jobs import ends, jobs_api
@@ -195,26 +196,26 @@ class TestWebhookURL:
         message = error(await caller.post("/jobs", CHAT | {"state_webhook_url": url}), 422)
         assert message.startswith("state_webhook_url: ")
 
-    async def test_a_name_that_leads_home(self, gateway, caller, monkeypatch) -> None:
+    async def test_a_name_that_leads_home(self) -> None:
         names = {"n8n.example": "192.168.1.5", "hook.example": "93.184.215.14"}
         asked = []
 
-        async def look_up(host, port, **_kwargs):
+        def look_up(host, port, **_kwargs):
             asked.append(host)
             if host not in names:
                 raise OSError(host)
             return [(0, 0, 0, "", (names[host], port))]
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up, raising=False)
-        receivers = Receivers(())
+        hosts = Hosts(look_up)
+        receivers = Receivers((), hosts)
         for _ in range(2):
             with pytest.raises(Failure, match=r"FOREMAN_WEBHOOK_ALLOW=n8n\.example:5678"):
                 await receivers.check("http://n8n.example:5678/hook")
         assert asked == ["n8n.example"], "remembered"
         await receivers.check("http://hook.example/hook")
         await receivers.check("http://unknown.example/hook")
-        await Receivers(destinations.parse("*.example")).check("http://n8n.example/hook")
-        await Receivers(destinations.parse("192.168.0.0/16")).check("http://n8n.example/hook")
+        await Receivers(destinations.parse("*.example"), hosts).check("http://n8n.example/hook")
+        await Receivers(destinations.parse("192.168.0.0/16"), hosts).check("http://n8n.example/hook")
 
     async def test_what_the_operator_allows(self, open_gateway, worker, dial) -> None:
         caller = await dial(await open_gateway(webhook_allow="localhost:9009,10.0.0.0/8"))

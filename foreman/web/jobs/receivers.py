@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from foreman.core import destinations
 from foreman.core.destinations import RefusedDestinationError
+from foreman.hosts import Hosts
 from foreman.protocols.job_request import wrong
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ _FIELD: Final = "state_webhook_url"
 class Receivers:
     """The webhook URLs that one gateway lets in."""
 
-    def __init__(self, rules: tuple[Rule, ...]) -> None:
+    def __init__(self, rules: tuple[Rule, ...], hosts: Hosts | None = None) -> None:
+        """`hosts`: others than the system's, for tests."""
         self._rules = rules
+        self._hosts = hosts or Hosts()
         self._verdicts: dict[tuple[str, int], tuple[float, str | None]] = {}
         """Host and port → until when, and why it is refused."""
 
@@ -61,10 +63,9 @@ class Receivers:
 
     async def _looked_up(self, destination: Destination) -> str | None:
         """Why the name leads nowhere that is allowed; None where it does, or where nobody knows."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(LOOK_UP):
-                found = await loop.getaddrinfo(destination.host, destination.port, type=socket.SOCK_STREAM)
+                found = await self._hosts.look_up(destination.host)
         except (OSError, UnicodeError, TimeoutError) as error:
             log.debug("webhook.name_unknown", error=repr(error))
             return None

@@ -1,0 +1,100 @@
+"""Addresses of host names that strangers chose: a name server that says nothing holds up its own domain, and nobody else.
+
+The gateway asks me for a webhook's receiver as a job comes in, the background worker before each attempt. The event loop's own
+look-ups share a handful of threads (uvloop: two) with those of the store and the targets, so a few names of a silent server
+would stop them all. I ask in daemon threads, a bounded number in all and of one domain; the end of a process waits for none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+AT_ONCE: Final = 64
+"""Look-ups under way, in all."""
+OF_A_DOMAIN: Final = 8
+"""Of those, of names with the same last two labels."""
+
+Found = Sequence[tuple[int, int, int, str, Any]]
+"""As `socket.getaddrinfo` has it, port 0."""
+
+
+@dataclass(slots=True)
+class _LookUp:
+    """One name that somebody asks for."""
+
+    found: asyncio.Future[Found] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    waiting: int = 0
+    asked: bool = False
+
+
+class Hosts:
+    """Look-ups for one event loop; needs no end."""
+
+    def __init__(self, ask: Callable[..., Found] = socket.getaddrinfo) -> None:
+        """`ask`: another than the system's resolver, for tests."""
+        self._resolver = ask
+        self._open: dict[str, _LookUp] = {}
+        """By name, the longest waiting first."""
+        self._busy: Counter[str] = Counter()
+        """Look-ups under way, by domain."""
+
+    async def look_up(self, host: str) -> Found:
+        """The addresses of a name, for streams. Takes as long as the system's resolver does: bring a time-out.
+
+        Raises OSError, UnicodeError: there are none.
+        """
+        if host not in self._open:
+            self._open[host] = _LookUp()
+            self._ask_next()
+        look_up = self._open[host]
+        look_up.waiting += 1
+        try:
+            return await asyncio.shield(look_up.found)
+        finally:
+            look_up.waiting -= 1
+            if not look_up.waiting and not look_up.asked:
+                del self._open[host]
+
+    def _ask_next(self) -> None:
+        for host, look_up in self._open.items():
+            if self._busy.total() >= AT_ONCE:
+                return
+            if not look_up.asked and self._busy[_domain(host)] < OF_A_DOMAIN:
+                look_up.asked = True
+                self._busy[_domain(host)] += 1
+                loop = asyncio.get_running_loop()
+                threading.Thread(target=self._ask, args=(loop, host), name=f"hosts {host}", daemon=True).start()
+
+    def _ask(self, loop: asyncio.AbstractEventLoop, host: str) -> None:
+        """In a thread of its own."""
+        try:
+            found: Found | Exception = self._resolver(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        except (OSError, UnicodeError) as error:
+            found = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended since
+            loop.call_soon_threadsafe(self._end, host, found)
+
+    def _end(self, host: str, found: Found | Exception) -> None:
+        look_up = self._open.pop(host)
+        self._busy[_domain(host)] -= 1
+        if not self._busy[_domain(host)]:
+            del self._busy[_domain(host)]
+        if not isinstance(found, Exception):
+            look_up.found.set_result(found)
+        elif look_up.waiting:
+            look_up.found.set_exception(found)
+        self._ask_next()
+
+
+def _domain(host: str) -> str:
+    return ".".join(host.lower().rstrip(".").split(".")[-2:])

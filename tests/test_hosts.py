@@ -1,0 +1,96 @@
+"""Look-ups of strangers' names: a silent name server is its own domain's trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections import Counter
+
+import pytest
+
+from foreman.hosts import AT_ONCE, OF_A_DOMAIN, Hosts
+from tests.attack.ground import until
+from tests.receivers import Receivers
+from workers import post
+from workers.post import Patience, Poster
+
+
+class NameServer:
+    """Answers 127.0.0.1, nothing for `nowhere.…`, and is silent about `*.hung.example` and `*.silent` until `go` is set."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.asked: Counter[str] = Counter()
+
+    def __call__(self, host, port, **_kwargs):
+        self.asked[host] += 1
+        if host.endswith((".hung.example", ".silent")):
+            self.go.wait(60)
+        if host.startswith("nowhere."):
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+
+@pytest.fixture
+def server():
+    made = NameServer()
+    yield made
+    made.go.set()
+
+
+async def test_a_silent_domain_holds_up_itself_only(server):
+    hosts = Hosts(server)
+    async with asyncio.TaskGroup() as group:
+        hung = [group.create_task(hosts.look_up(f"n{n}.hung.example")) for n in range(3 * OF_A_DOMAIN)]
+        await until(lambda: len(server.asked) == OF_A_DOMAIN)
+        found = await asyncio.wait_for(hosts.look_up("fine.test"), 20)
+        assert found[0][4][0] == "127.0.0.1"
+        assert len(server.asked) == OF_A_DOMAIN + 1
+        assert not any(one.done() for one in hung)
+        server.go.set()
+    assert len(server.asked) == 3 * OF_A_DOMAIN + 1, "in the end each had its turn"
+
+
+async def test_so_many_in_all_and_each_name_once(server):
+    hosts = Hosts(server)
+    async with asyncio.TaskGroup() as group:
+        for n in [*range(AT_ONCE), *range(AT_ONCE)]:
+            group.create_task(hosts.look_up(f"one.n{n}.silent"))
+        late = group.create_task(hosts.look_up("fine.test"))
+        await until(lambda: len(server.asked) == AT_ONCE)
+        server.go.set()
+    assert late.result()
+    assert set(server.asked.values()) == {1}
+
+
+async def test_who_gives_up_leaves_nothing_behind(server):
+    hosts = Hosts(server)
+    for n in range(OF_A_DOMAIN + 3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(hosts.look_up(f"n{n}.hung.example"), 0.001)
+    server.go.set()
+    assert await hosts.look_up("again.hung.example")
+    assert len(server.asked) == OF_A_DOMAIN + 1, "three had not been asked for yet"
+
+
+async def test_no_such_name(server):
+    hosts = Hosts(server)
+    for _ in range(2):
+        with pytest.raises(socket.gaierror):
+            await hosts.look_up("nowhere.example")
+    assert server.asked["nowhere.example"] == 2
+
+
+async def test_webhooks_go_out_while_names_hang(server, monkeypatch):
+    monkeypatch.setattr(post, "Hosts", lambda: Hosts(server))
+    async with Receivers() as receivers, asyncio.TaskGroup() as group:
+        poster = Poster(post.destinations.parse("*.test,*.example"), Patience())
+        hung = [group.create_task(poster.post(f"http://n{n}.hung.example/", {}, b"")) for n in range(20)]
+        await until(lambda: server.asked)
+        reply = await poster.post(f"http://fine.test:{receivers.port}/", {}, b"{}")
+        assert reply.status == 200
+        assert not any(one.done() for one in hung)
+        for one in hung:
+            one.cancel()
+        await poster.close()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from foreman.core.fairness import quantum, stay
 from foreman.core.linger import linger
+from foreman.core.scheduler import choose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -207,6 +208,8 @@ class _DryRun:
         self._runs: list[_Stretch] = []
         self._seats: list[tuple[float, int, _Seat]] = []
         self._serial = 0
+        self._loads_until: dict[str, float] = {}
+        """Target → when its last load ends that the dry run knows of: one at a time."""
         for prospect in prospects:
             self._gone.update(resident.lane for resident in prospect.view.residents)
             if prospect.view.loading is not None:
@@ -216,19 +219,10 @@ class _DryRun:
 
     def _sit_down(self, prospect: Prospect) -> None:
         view = prospect.view
-        for resident in view.residents:
-            found = prospect.lanes.get(resident.lane)
-            service = resident.service_seconds if found is None else found.service_seconds
-            free = view.slots - resident.running
-            wait = _REST * service * 2 / (view.slots + 1) if free <= 0 else 0.0
-            seat = _Seat(
-                prospect, resident.lane, resident.loaded_at, resident.load_seconds, max(0, free), Why.RESIDENT, resident
-            )
-            self._push(self._now + wait, seat)
-        taken = len(view.residents)
+        leaves = None if view.loading is not None else choose(prospect.lanes, view, self._now, self._policy).victim
+        taken = len(view.residents) + (view.loading is not None)
         if view.loading is not None:
-            taken += 1
-            until = max(self._now, prospect.load_ends_at or self._now)
+            until = self._loads_until[view.name] = max(self._now, prospect.load_ends_at or self._now)
             load = self._load_seconds(prospect, view.loading)
             free = view.slots - prospect.claimed
             found = prospect.lanes.get(view.loading)
@@ -236,6 +230,17 @@ class _DryRun:
             self._push(until + wait, _Seat(prospect, view.loading, until, load, max(0, free), Why.LOADING))
         for _ in range(min(view.places - taken, len(prospect.lanes))):
             self._push(self._now, _Seat(prospect, None, self._now, 0.0, 0, Why.TURN))
+        for resident in sorted(view.residents, key=lambda resident: resident.lane != leaves):
+            found = prospect.lanes.get(resident.lane)
+            service = resident.service_seconds if found is None else found.service_seconds
+            free = view.slots - resident.running
+            seat = _Seat(
+                prospect, resident.lane, resident.loaded_at, resident.load_seconds, max(0, free), Why.RESIDENT, resident
+            )
+            if resident.lane == leaves:  # chosen to go already: nothing more of it is claimed
+                self._leave(self._now, _REST * service if resident.running else 0.0, found, seat)
+                continue
+            self._push(self._now + (_REST * service * 2 / (view.slots + 1) if free <= 0 else 0.0), seat)
 
     def _push(self, moment: float, seat: _Seat) -> None:
         self._serial += 1
@@ -280,29 +285,31 @@ class _DryRun:
         served = left * max(0.0, end - moment) / work
         self._note(seat, served, moment, end)
         self._left[lane] = left - served
-        self._cut(max(moment, end), lane, view, seat)
+        self._leave(max(moment, end), view.service_seconds / 2, view, seat)
         return None
 
     def _drain_ours(self, moment: float, end: float, seat: _Seat, view: LaneView) -> Forecast | None:
         pace = view.pace(seat.prospect.view.slots)
         need = 0.0 if self._ahead < seat.free else (self._ahead - max(0, seat.free - 1)) * pace
-        if moment + need <= max(end, moment):
+        if moment + need < end:
             return self._forecast(moment + need, seat)
         self._ahead = max(0.0, self._ahead - max(0.0, end - moment) / pace)
-        self._cut(max(moment, end), view.lane, view, seat)
+        self._leave(max(moment, end), view.service_seconds / 2, view, seat)
         return None
 
     def _end(self, seat: _Seat, view: LaneView | None) -> float:
         """Until when the seat's lane claims, while it has jobs: rules 3b and 3c."""
-        queue = self._queues[seat.prospect.view.name]
+        name = seat.prospect.view.name
+        queue = self._queues[name]
         first, challenger = queue.first_turn()
         if challenger is None:
             return math.inf
+        first = max(first, self._loads_until.get(name, first))
         left = -1 if view is None else max((rank for rank, count in enumerate(view.classes) if count), default=-1)
         outranked = 0 <= left < queue.top_class()
         loads = seat.load_seconds, challenger.load_seconds
         if outranked:
-            return seat.loaded_at + quantum(*loads, self._policy)
+            return max(seat.loaded_at + quantum(*loads, self._policy), self._loads_until.get(name, -math.inf))
         return max(first, seat.loaded_at + stay(*loads, self._policy, outranked=False))
 
     def _empty(self, moment: float, seat: _Seat, view: LaneView | None) -> float:
@@ -326,23 +333,26 @@ class _DryRun:
         self._runs.append(_Stretch(seat.lane or "", seat.prospect.view.name, Why.LINGER, 0.0, moment, last))
         return last + facts.service_seconds / 2
 
-    def _cut(self, end: float, lane: str, view: LaneView, seat: _Seat) -> None:
-        """It comes back by its new turn; the place is free when its last run ends."""
-        turn = end + self._policy.work_per_load * view.load_seconds
-        heapq.heappush(self._queues[seat.prospect.view.name].returned, (turn, lane))
-        self._next(end + view.service_seconds / 2, seat)
+    def _leave(self, moment: float, tail: float, view: LaneView | None, seat: _Seat) -> None:
+        """Its lane claims nothing more; the place is free when its last run ends. Where it has jobs, it was cut."""
+        if view is not None:
+            turn = moment + tail + self._policy.work_per_load * view.load_seconds
+            heapq.heappush(self._queues[seat.prospect.view.name].returned, (turn, view.lane))
+        self._next(moment + tail, seat)
 
     def _next(self, moment: float, seat: _Seat) -> None:
         """The seat's place is free at that moment: rule 2. Where nobody waits for it, it is given up."""
-        found = self._queues[seat.prospect.view.name].next_at(moment)
+        view = seat.prospect.view
+        moment = max(moment, self._loads_until.get(view.name, moment))
+        found = self._queues[view.name].next_at(moment)
         if found is None:
             return
         lane, overdue = found
         load = self._load_seconds(seat.prospect, lane)
         self._loads += 1
+        self._loads_until[view.name] = moment + load
         why = Why.TURN if overdue else Why.CLASS
-        slots = seat.prospect.view.slots
-        self._push(moment + load, _Seat(seat.prospect, lane, moment + load, load, slots, why))
+        self._push(moment + load, _Seat(seat.prospect, lane, moment + load, load, view.slots, why))
 
     def _note(self, seat: _Seat, jobs: float, start: float, end: float) -> None:
         self._runs.append(_Stretch(seat.lane or "", seat.prospect.view.name, seat.why, jobs, start, end))

@@ -1,13 +1,16 @@
 """The dry run: when a queued job starts, its place, and who is ahead of it and why. A load takes 8 s, a run 4 s."""
 
+import dataclasses
 import random
 
 import pytest
 
+from foreman.core.decisions import Drain, Swap
 from foreman.core.fairness import Policy
 from foreman.core.forecast import Ahead, Forecast, Prospect, Why, forecast
 from foreman.core.index import LaneIndex
 from foreman.core.jobs import Priority
+from foreman.core.scheduler import choose
 from foreman.core.views import LaneView, Resident, TargetView
 
 POLICY = Policy()
@@ -92,6 +95,67 @@ def test_a_lingering_resident_is_ahead():
     found = ask("b", 0, prospect([lane("b", due=5.0)], idle))
     assert found.eta_seconds == pytest.approx(32 + 2 + 8), "its agent calls again and again, until the quantum is over"
     assert found.ahead == (Ahead("a", "t", Why.LINGER, 0),)
+
+
+def test_a_resident_past_its_stay_takes_nothing_more_though_it_has_a_free_slot():
+    on = prospect([lane("a", depth=3), lane("b", due=15.0)], held("a"), slots=4)
+    assert ask("a", 0, on, now=100.0).eta_seconds == 0.0
+    # From 128 s on it is b's turn: a comes back after b's run and two loads.
+    assert ask("a", 0, on, now=130.0).eta_seconds > 8 + 8
+
+
+def now_drained(name, on, now):
+    """How many jobs of a lane the scheduler itself has claimed before anything must happen or any time pass."""
+    lanes = {view.lane: view for view in on.lanes}
+    target, claimed = on.view, 0
+    while True:
+        step = choose(list(lanes.values()), target, now, POLICY)
+        if isinstance(step, Drain):
+            view = lanes.pop(step.lane)
+            counts = [0, 0, 0]
+            counts[view.head_class] = view.depth - 1
+            if view.depth > 1:
+                lanes[step.lane] = dataclasses.replace(view, classes=tuple(counts))
+            claimed += step.lane == name
+            residents = tuple(
+                dataclasses.replace(one, running=one.running + (one.lane == step.lane)) for one in target.residents
+            )
+            target = dataclasses.replace(target, residents=residents, victim=step.victim)
+        elif isinstance(step, Swap) and not any(one.running for one in target.residents if one.lane == step.victim):
+            lanes.pop(step.lane)
+            stay = tuple(one for one in target.residents if one.lane != step.victim)
+            target = dataclasses.replace(target, residents=stay, loading=step.lane, victim=None)
+        else:
+            return claimed
+
+
+def some_moment(seed):
+    """A target at some moment, with a lane that waits and how many of it are before the job that asks."""
+    chance, now = random.Random(seed), 1000.0
+    slots, names = chance.choice([1, 2, 4]), chance.choice(["a", "ab", "ac", "abc", "acd"])
+    waiting = [
+        lane(name, now + chance.choice([-300, -20, -1, 5, 100]), chance.randint(1, 6), chance.choice(list(Priority)))
+        for name in names
+    ]
+    residents = []
+    for name in chance.choice(["", "a", "ab", "b", "abe", "ae"]):
+        running = chance.randint(0, slots)
+        facts = {} if running or name in names else {"idle_since": now - 1.0, "gaps": chance.choice([(), (2.0,) * 4])}
+        residents.append(held(name, now - chance.choice([1, 20, 31, 33, 127, 129, 400]), running, **facts))
+    loads = next(iter(names.strip("".join(one.lane for one in residents))), None) if chance.random() < 0.2 else None
+    places = max(1, len(residents) + (loads is not None) + chance.randint(0, 1))
+    on = prospect(waiting, *residents, slots=slots, places=places, loading=loads, ends=now + 3)
+    return on, chance.randrange(waiting[0].depth), now
+
+
+def test_it_says_at_once_where_the_scheduler_would_claim_the_job_at_once_and_nowhere_else():
+    told = {True: 0, False: 0}
+    for seed in range(1500):
+        on, ahead, now = some_moment(seed)
+        at_once = ahead < now_drained("a", on, now)
+        assert (ask("a", ahead, on, now=now).eta_seconds == 0.0) == at_once, seed
+        told[at_once] += 1
+    assert min(told.values()) > 300, "both happen"
 
 
 def test_several_targets_work_side_by_side():

@@ -268,6 +268,8 @@ async def test_places_at_a_host_that_nobody_gave_back_are_free_again(ground: Gro
     await come(ground, f"evt_{late}_1", url=f"https://{HOST}/")
     assert await newest(ground, f"evt_{late}_1") == 1
     assert not await ground.look.exists(ground.key(k.WAITING, HOST))
+    ends = await ground.look.ttl(ground.key(k.BUSY, HOST))
+    assert 0 < ends <= 60, "an older version's process may leave its places for ever: nobody must come to clear them"
 
 
 async def test_a_job_is_told_one_thing_at_a_time_also_when_asked_again(ground: Ground) -> None:

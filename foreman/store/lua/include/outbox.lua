@@ -7,6 +7,7 @@
 -- of a delivery counts.
 local PLACES = 4 -- at a URL
 local HOST_PLACES = 250 -- at a host, all its URLs together: a quarter of what arq runs at once (workers/background.py)
+local HOST_MS = 60000 -- nobody holds a place for longer than a fraction of this without asking anew
 local HANDED_MS = 10000 -- after which somebody looks whether arq still has what it was handed
 local FULL_MS = 30000 -- after which somebody looks again for a URL whose host has no place left
 local FIRST = 50 -- of a line that are looked at, where the jobs of some are being told already
@@ -38,6 +39,7 @@ local function host_of(url) return string.match(url, '^%a+://([^/?#]+)') or 'oth
 local function hold_place(d, till)
   redis.call('ZADD', k_busy(d.url), till, d.id)
   redis.call('ZADD', k_busy(host_of(d.url)), till, d.id)
+  redis.call('PEXPIRE', k_busy(host_of(d.url)), HOST_MS)
 end
 
 local function give_place_back(d)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -27,6 +29,9 @@ from foreman.cli.submit import submit
 from foreman.cli.top import top
 from foreman.cli.trace import app as trace
 from foreman.cli.webhooks import app as webhooks
+
+_UNWRITTEN: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What a write to a full or broken place says. A pipe whose reader has gone is click's business."""
 
 app = typer.Typer(
     name="foreman",
@@ -70,4 +75,10 @@ def main() -> None:
         remark(f"foreman: {failed}")
         sys.exit(1)
     except KeyboardInterrupt:
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _UNWRITTEN:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer has nowhere to go at the exit
+        remark(f"foreman: the output can't be written: {error.strerror}")
         sys.exit(1)

@@ -12,15 +12,14 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from foreman.client.chat import Ask, Chat
-from foreman.client.gateways import Gateways
+from foreman.client.gateways import Gateways, Opened
 from foreman.client.jobs import Jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from foreman.client.reader import State
 
@@ -28,7 +27,7 @@ OWN_KEY: Final = object()
 """`key=OWN_KEY`: a key is made up."""
 
 
-class Foreman:
+class Foreman(Opened):
     """One client: `async with Foreman(url) as foreman`.
 
     Args:
@@ -42,24 +41,18 @@ class Foreman:
         self, urls: str | Sequence[str] | None = None, token: str | None = None, *, patience: float = 60.0
     ) -> None:
         given = urls or os.environ.get("FOREMAN_URL") or "http://127.0.0.1:8080"
-        self._gateways = Gateways(
-            [given] if isinstance(given, str) else given, token or os.environ.get("FOREMAN_TOKEN")
-        )
+        urls = [given] if isinstance(given, str) else given
+        super().__init__(Gateways(urls, token or os.environ.get("FOREMAN_TOKEN")))
         self._patience = patience
         self._chats: list[Chat] = []
         self.jobs = Jobs(self._gateways, patience=patience, again=patience)
         """The async surface: submit, get, wait, list, cancel, retry, events, artifact."""
 
-    async def __aenter__(self) -> Self:
-        await self._gateways.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        """Leave every chat, and close the connections."""
         for chat in self._chats:
             await chat.aclose()
-        await self._gateways.close()
+        await super().aclose()
 
     def chat(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import aiohttp
 
@@ -17,6 +17,7 @@ from foreman.client.errors import ForemanError, UnreachableError, refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from types import TracebackType
 
 T = TypeVar("T")
 
@@ -88,8 +89,7 @@ class Gateways:
             raise
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             connected = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-            why = str(error) or type(error).__name__
-            unreachable = UnreachableError(f"no foreman answers at {url} ({why})", connected=connected)
+            unreachable = UnreachableError(f"no foreman answers at {url} ({reason(error)})", connected=connected)
             unreachable.url = url
             raise unreachable from error
 
@@ -111,6 +111,31 @@ class Gateways:
                     raise
                 self.next(error)
             await asyncio.sleep(pause)
+
+
+def reason(error: Exception) -> str:
+    """Why there was no connection, or none any more, without what aiohttp writes around it."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+class Opened:
+    """What speaks to gateways, and opens and closes them with itself: `async with`."""
+
+    def __init__(self, gateways: Gateways) -> None:
+        self._gateways = gateways
+
+    async def __aenter__(self) -> Self:
+        await self._gateways.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close what was opened."""
+        await self._gateways.close()
 
 
 class Patience:

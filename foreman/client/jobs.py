@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import aiohttp
 
 from foreman.client.errors import ForemanError
-from foreman.client.gateways import Gateways, Patience
+from foreman.client.gateways import Gateways, Opened, Patience
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import AsyncIterator, Iterable
-    from types import TracebackType
 
 TERMINAL: Final = frozenset({"done", "failed", "cancelled"})
 POLL: Final = 30.0
@@ -29,7 +28,7 @@ POLL: Final = 30.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=POLL + 60)
 
 
-class Jobs:
+class Jobs(Opened):
     """The jobs of one pool: `async with Jobs(url, token) as jobs: …`, or ready-made as `Foreman.jobs`.
 
     Args:
@@ -42,18 +41,9 @@ class Jobs:
     def __init__(
         self, gateways: str | Gateways, token: str | None = None, *, patience: float = 60.0, again: float = 0.0
     ) -> None:
-        self._gateways = Gateways([gateways], token) if isinstance(gateways, str) else gateways
+        super().__init__(Gateways([gateways], token) if isinstance(gateways, str) else gateways)
         self._patience = patience
         self._again = again
-
-    async def __aenter__(self) -> Self:
-        await self._gateways.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._gateways.close()
 
     async def submit(self, body: bytes | dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
         """Queue a job; `{"job_id", "state", "position", "eta_seconds", "links"}`.

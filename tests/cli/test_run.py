@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -85,3 +87,13 @@ async def test_the_demo_shows_traffic_and_keeps_nothing(tmp_path: Path):
         assert await foreman.end() == 0, foreman.everything
     assert set(Path(tempfile.gettempdir()).glob("foreman-demo-*")) == before
     assert not (tmp_path / "xdg").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_that_cannot_be_written_is_one_sentence():
+    with Path("/dev/full").open("w") as full:
+        said = subprocess.run(
+            [sys.executable, "-m", "foreman", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert said.returncode == 1
+    assert said.stderr == "foreman: the output can't be written: No space left on device\n"

@@ -6,6 +6,7 @@ bounded, however much there is: the rest is counted.
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any, Final
@@ -152,23 +153,7 @@ class Views(Roster):
 
     async def running(self) -> list[RunningJob]:
         """What runs, those claimed first coming first; RUNNING of each state at most."""
-        return [
-            RunningJob(
-                id=job_id.decode(),
-                state=_STATES[state],
-                lane=lane.decode(),
-                model=model.decode(),
-                endpoint=endpoint.decode(),
-                slot=_SLOTS[slot],
-                claimed_at=int(claimed) / 1000,
-                target=target.decode(),
-                caller=caller.decode() or None,
-                surface=surface.decode(),
-            )
-            for job_id, state, lane, model, endpoint, slot, claimed, target, caller, surface in await self._script(
-                "running", RUNNING
-            )
-        ]
+        return [_running(*row) for row in await self._script("running", RUNNING)]
 
     async def meters(self) -> Meters:
         """What was counted so far."""
@@ -219,6 +204,23 @@ class Views(Roster):
             role, _, name = who.partition(":")
             found.append({**json.loads(text), "role": role, "id": name})
         return found
+
+
+@functools.lru_cache(maxsize=2 * RUNNING)  # asked twice a second, and the same for as long as a job runs
+def _running(job_id: bytes, state: bytes, *more: bytes) -> RunningJob:
+    lane, model, endpoint, slot, claimed, target, caller, surface = more
+    return RunningJob(
+        id=job_id.decode(),
+        state=_STATES[state],
+        lane=lane.decode(),
+        model=model.decode(),
+        endpoint=endpoint.decode(),
+        slot=_SLOTS[slot],
+        claimed_at=int(claimed) / 1000,
+        target=target.decode(),
+        caller=caller.decode() or None,
+        surface=surface.decode(),
+    )
 
 
 def _recent(line: bytes) -> Recent:

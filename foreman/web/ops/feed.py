@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -101,6 +102,26 @@ class Frame:
 _LEAVING: Final = Frame(b"event: leaving\nretry: 1000\ndata: {}\n\n")
 
 
+@dataclass(slots=True)
+class _Section:
+    """A part of the snapshot."""
+
+    number: int
+    """Of its last change."""
+    compared: Any
+    """What of it makes a change."""
+    value: Any
+    text: bytes | None = None
+    """Its JSON, once somebody gets it."""
+
+    def json(self) -> bytes:
+        """As it is now."""
+        if self.text is None:
+            written = json.dumps(self.value, ensure_ascii=False, separators=(",", ":"))
+            self.text = written.encode("utf-8", "replace")
+        return self.text
+
+
 class Feed:
     """The feed of one gateway."""
 
@@ -109,8 +130,7 @@ class Feed:
         self._tasks = tasks
         self._boot = secrets.token_hex(4)
         self._number = 0
-        self._news: dict[str, tuple[int, Any, bytes]] = {}
-        """Section → the number of its last change, what is compared, its JSON."""
+        self._news: dict[str, _Section] = {}
         self._frames: dict[int, Frame] = {}
         """Number that a listener has seen → what it gets now."""
         self._look: asyncio.Future[None] | None = None
@@ -188,10 +208,11 @@ class Feed:
         """What has changed since `seen`; -1: everything."""
         frame = self._frames.get(seen)
         if frame is None:
+            targets = self._news[_TARGETS].number > seen  # the tokens stand in them
             sections = [
-                b"%s:%s" % (json.dumps(name).encode(), text)
-                for name, (number, _, text) in self._news.items()
-                if (number > seen or name in _ALWAYS) and not (seen < 0 and name == _TOKENS)
+                b'"%s":%s' % (name.encode(), section.json())
+                for name, section in self._news.items()
+                if (section.number > seen or name in _ALWAYS) and not (targets and name == _TOKENS)
             ]
             kind = b"snapshot" if seen < 0 else b"change"
             head = b"id: %s-%d\nevent: %s\ndata: {" % (self._boot.encode(), self._number, kind)
@@ -233,27 +254,20 @@ class Feed:
         """Note what has changed; False where that is nothing, or how far jobs have come: then only that is told."""
         self._frames.clear()
         number, moved = self._number + 1, False
-        for name, value in state.items():
+        for name, value in (state | {_TOKENS: _tokens(state[_TARGETS])}).items():
             known = self._news.get(name)
-            compared = _still(value)
-            if known is not None and compared == known[1] and name not in _ALWAYS:
-                continue
-            changed = known[0] if known is not None and name in _ALWAYS else number
-            if known is not None and name == _TARGETS and _without_tokens(compared) == _without_tokens(known[1]):
-                changed = known[0]
-                self._note(_TOKENS, self._counted(number), None, _tokens(value))
-            elif changed == number:
-                self._number, moved = number, True
-            self._note(name, changed, compared, value)
+            compared = _without_tokens(value) if name == _TARGETS else _still(value)
+            if known is None:
+                self._news[name] = _Section(number, compared, value)
+            else:
+                changed = compared != known.compared
+                known.value, known.text = value, None
+                if not changed or name in _ALWAYS:
+                    continue
+                known.number, known.compared = number, compared
+            self._number = number
+            moved = moved or name != _TOKENS
         return moved
-
-    def _counted(self, number: int) -> int:
-        self._number = number
-        return number
-
-    def _note(self, name: str, number: int, compared: Any, value: Any) -> None:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-        self._news[name] = (number, compared, text)
 
 
 def _still(value: Any) -> Any:

@@ -6,6 +6,7 @@ and the background worker said of themselves; I change nothing, and a look costs
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,8 @@ from foreman.protocols.job_object import rfc3339
 from foreman.store.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from foreman.store.client import Store
     from foreman.store.records import TargetStatus, WorkerPresence
     from foreman.web.pool.inventory import Inventory
@@ -36,17 +39,27 @@ class Health:
         """Empty when all is well."""
         if not self.inventory.store_answers():
             return [self._store_away()]
+        queue = self.store.queue
         try:
-            found = await self._store()
-            found += [] if self.inventory.targets else [NO_TARGET]
-            found += [reason for target in self.inventory.targets for reason in _target(target)]
-            if not await self.store.queue.background_lives():
-                found.append(NO_BACKGROUND)
-            found += [reason for worker in await self.store.queue.workers() for reason in _links(worker)]
-            found += [reason for said in await self.store.views.lives() for reason in _process(said)]
+            workers, lives, background = await asyncio.gather(
+                queue.workers(), self.store.views.lives(), queue.background_lives()
+            )
+            return await self.reasons_of(workers, lives, background=background)
         except StoreUnavailableError as error:
             return [*self._known(), f"the store does not answer: {error.message}"]
-        return found
+
+    async def reasons_of(
+        self, workers: Iterable[WorkerPresence], processes: Iterable[dict[str, Any]], *, background: bool
+    ) -> list[str]:
+        """The same, of what somebody has just asked the store for. Raises StoreUnavailableError."""
+        if not self.inventory.store_answers():
+            return [self._store_away()]
+        found = await self._store()
+        found += [] if self.inventory.targets else [NO_TARGET]
+        found += [reason for target in self.inventory.targets for reason in _target(target)]
+        found += [] if background else [NO_BACKGROUND]
+        found += [reason for worker in workers for reason in _links(worker)]
+        return found + [reason for said in processes for reason in _process(said)]
 
     def _store_away(self) -> str:
         failure = self.inventory.failure or self.inventory.unwritten

@@ -15,10 +15,11 @@ from foreman.protocols.job_object import rfc3339
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from foreman.store.queue import Queue
     from foreman.store.views import Glance, LaneGlance, Recent, Views
 
 MAX_AGE: Final = 2.0
-"""Seconds for which a lane's record serves."""
+"""Seconds for which a lane's record and the store's latency serve."""
 PROCESSES_AGE: Final = 5.0
 ETAS_AGE: Final = 1.0
 FEW: Final = 1000
@@ -41,6 +42,8 @@ class Records:
         self._glancing = asyncio.Lock()
         self._etas: dict[tuple[str, str], float | None] = {}
         self._etas_until = float("-inf")
+        self._latency = 0.0
+        self._latency_at = float("-inf")
         self._processes: list[dict[str, Any]] = []
         self._processes_at = float("-inf")
 
@@ -84,6 +87,14 @@ class Records:
             now = loop.time()
             self._etas_until = now + max(ETAS_AGE, SHARE * (now - began))
         return found
+
+    async def latency(self, queue: Queue) -> float:
+        """Seconds the store took for a plain question. Raises StoreUnavailableError."""
+        now = asyncio.get_running_loop().time()
+        if now - self._latency_at > MAX_AGE:
+            self._latency = await queue.ping()
+            self._latency_at = now
+        return self._latency
 
     async def processes(self, views: Views) -> list[dict[str, Any]]:
         """How the processes do. Raises StoreUnavailableError."""

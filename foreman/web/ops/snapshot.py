@@ -8,6 +8,7 @@ count the rest.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -94,14 +95,22 @@ class Snapshots:
     async def _seen(self) -> dict[str, Any]:
         """What the store says now. Raises StoreUnavailableError."""
         store, queue = self.store, self.store.queue
-        latency = await queue.ping()
-        targets = await self.inventory.fresh(0.0)
-        counts, glance, running, pauses = await asyncio.gather(
-            queue.counts(), self.glance(), store.views.running(), store.operators.pauses()
+        # All at once, so that it is one write and one wake-up: asked one by one it costs half as much again.
+        (
+            targets,
+            (counts, glance, running, pauses),
+            (workers, gateways, background),
+            ledger,
+            room,
+        ) = await asyncio.gather(
+            self.inventory.fresh(0.0),
+            asyncio.gather(queue.counts(), self.glance(), store.views.running(), store.operators.pauses()),
+            asyncio.gather(queue.workers(), queue.gateways(), queue.background_lives()),
+            store.swaps.ledger(),
+            store.answers.room(),
         )
-        workers, gateways, ledger, room = await asyncio.gather(
-            queue.workers(), queue.gateways(), store.swaps.ledger(), store.answers.room()
-        )
+        latency = await self._records.latency(queue)
+        processes = await self._records.processes(store.views)
         return {
             "store": {
                 "status": "ok",
@@ -134,8 +143,8 @@ class Snapshots:
                 }
                 for gateway in gateways
             ],
-            "reasons": await self.reasons(),
-            "processes": await self._records.processes(store.views),
+            "reasons": await self._health.reasons_of(workers, processes, background=background),
+            "processes": processes,
             "ledger": _ledger(ledger, targets),
         }
 
@@ -185,6 +194,7 @@ class Snapshots:
         return await self._health.reasons()
 
 
+@functools.lru_cache(maxsize=4096)  # most moments of a snapshot stood in the one before
 def stamp(moment: float) -> str:
     """Seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -3,8 +3,8 @@
 -- ARGV    1 id  2 slot  3 lane  4 class 0..2  5 longest wait ms  6 deadline ms from now or ''  7 expected run ms
 --         8 limit of queued jobs for this class  9 request  10 gateway or ''  11 targets to wake joined by newline,
 --         '' all, a lone newline none  12 the one to wake, where only one may, or ''  13 lease ms  14 not before ms or ''  15 digest of its idempotency key or ''
---         16 fingerprint of its body  17 bytes of payload that the store may hold  18… further fields of the record, flat
--- returns {position, queued, jobs of its lane before it}, {'full' | 'stuffed', seconds until a place, or bytes, may be free}, or of the job that has the key already
+--         16 fingerprint of its body  17 bytes of payload that the store may hold  18… further fields of the record, flat, `surface` first
+-- returns {position, queued, jobs of its lane before it, jobs in flight (0 for a gateway's call)}, {'full' | 'stuffed', seconds until a place, or bytes, may be free}, or of the job that has the key already
 --         {'known', id}, {'other', id} where that came with another body
 -- include: clock, message, lane, outbox, payload
 local id, slot, lane, priority, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[9]
@@ -55,7 +55,7 @@ redis.call('SET', k_request(id), request)
 payload_add(string.len(request))
 redis.call('XADD', k_events(id), '1-0', 'state', 'queued', 'previous_state', '', 'time', now, 'worker', '', 'reason',
   'submitted', 'attempt', 1)
-tell(id, 1, 'queued', now)
+if ARGV[19] ~= 'sync' then tell(id, 1, 'queued', now) end -- no webhooks on sync (ADR-0014)
 if begins > now then
   redis.call('ZADD', k_delayed(slot), begins, id)
   return {0, queued + 1}
@@ -66,5 +66,6 @@ if gateway ~= '' then
   redis.call('SADD', k_gateway_jobs(gateway), id)
 end
 wake(targets, only, slot)
-if queued == 0 then return {1, 1, 0} end
-return {redis.call('ZRANK', k_queued(slot), id) + 1, queued + 1, redis.call('ZRANK', k_lane(slot, lane), id)}
+local running = gateway == '' and redis.call('ZCARD', k_running('loading')) + redis.call('ZCARD', k_running('working')) or 0
+if queued == 0 then return {1, 1, 0, running} end
+return {redis.call('ZRANK', k_queued(slot), id) + 1, queued + 1, redis.call('ZRANK', k_lane(slot, lane), id), running}

@@ -118,19 +118,23 @@ local function finish(j, to, now, reason, err, more)
   if j.surface == 'sync' then
     keep = SYNC_MS
   end
-  if j.surface == 'sync' and not j.finish then
-    payload_add(-redis.call('STRLEN', k_request(j.id)))
-    redis.call('DEL', k_request(j.id))
-  else
-    redis.call('PEXPIREAT', k_request(j.id), now + keep)
-  end
   redis.call('PEXPIREAT', k_job(j.id), now + keep)
   redis.call('PEXPIREAT', k_events(j.id), now + keep)
+  local kept = j.surface ~= 'sync' or j.finish
+  if kept then
+    redis.call('PEXPIREAT', k_request(j.id), now + keep)
+  else
+    payload_add(-redis.call('STRLEN', k_request(j.id)))
+    redis.call('DEL', k_request(j.id))
+  end
   if j.answer then redis.call('SET', k_artifact(j.id, 'completion'), j.answer, 'PXAT', now + keep) end
   if j.stream then redis.call('SET', k_artifact(j.id, 'stream'), j.stream, 'PXAT', now + keep) end
-  payload_add(string.len(j.answer or '') + string.len(j.stream or ''))
-  payload_keep(j.surface, j.id, now, now + keep)
-  stay_while_told(j.id, now + keep)
+  if kept or j.answer then
+    payload_add(string.len(j.answer or '') + string.len(j.stream or ''))
+    payload_keep(j.surface, j.id, now, now + keep)
+    payload_fits(0, now)
+  end
+  if j.surface ~= 'sync' then stay_while_told(j.id, now + keep) end -- no webhooks on sync (ADR-0014)
   if j.idempotency then -- free for another try, unless there is an answer
     redis.call('PEXPIREAT', k_idempotency(j.idempotency), to == 'done' and now + keep or now)
   end
@@ -140,7 +144,6 @@ local function finish(j, to, now, reason, err, more)
   redis.call('PEXPIRE', ended, keep + LISTS_MS)
   if not anybody_lives() then redis.call('PEXPIRE', k_jobs(), math.max(SYNC_MS, ASYNC_MS) + LISTS_MS) end
   if j.surface == 'sync' and redis.call('ZCARD', ended) > SYNC_ENDED then evict_sync(ended) end
-  payload_fits(0, now)
   tell_watchers(j)
 end
 

@@ -15,6 +15,5 @@ end
 local function tally(now, what, name)
   local key = k_tally('h' .. math.floor(now / HOUR_MS))
   local field = tally_field(key, what, name)
-  redis.call('HINCRBY', key, field, 1)
-  redis.call('PEXPIRE', key, HOURS_KEPT_MS)
+  if redis.call('HINCRBY', key, field, 1) == 1 then redis.call('PEXPIRE', key, HOURS_KEPT_MS) end
 end

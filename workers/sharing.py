@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from foreman.core.errors import Failure
 from foreman.link.channel import Framing, NoLinkError
-from foreman.protocols import fold
+from foreman.protocols import fold, fold_events
 from foreman.protocols.link import head_json
 from foreman.store.answers import Answer
 from workers import ends
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from workers.bench import Bench
 
 log = structlog.get_logger(__name__)
+
+_FOLDED_HERE: Final = 200
+"""Events that are folded on the event loop: about 2 ms."""
 
 
 class Shared:
@@ -159,15 +162,24 @@ class Shared:
         assert self.answers is not None
         head = self.answers
         body = b"".join(self.units)
-        try:
-            whole = None if self._fold is None else self._fold.whole()
-        except Failure:
-            whole = None
+        whole = await self._whole()
         content_type = next((value for name, value in head.headers if name.lower() == "content-type"), "")
         said = head_json(head.status, head.headers, head.framing).decode()
         kept = (body, content_type or "application/octet-stream") if whole is None else (whole,)
         made = Answer.of(*kept) if len(body) <= HASHED_HERE else await asyncio.to_thread(Answer.of, *kept)
         return replace(made, head=said, stream=b"" if whole is None else body)
+
+    async def _whole(self) -> bytes | None:
+        """What `stream: false` would have returned; None where that is what came, or none can be made of it."""
+        endpoint, units = self._job.endpoint, self.units
+        if self.answers is not None and self.answers.framing is Framing.SSE:
+            if len(units) <= _FOLDED_HERE:
+                return fold_events.whole(endpoint, units)
+            return await asyncio.to_thread(fold_events.whole, endpoint, units)
+        try:
+            return None if self._fold is None else self._fold.whole()
+        except Failure:
+            return None
 
     def usage(self) -> dict[str, int]:
         """`{"prompt_tokens", "completion_tokens"}` of an answer that came whole, as far as it tells them, after `end`."""

@@ -20,7 +20,7 @@ _TYPES: Final = {
     403: "permission_error",
     404: "not_found_error",
 }
-_RESPONSE_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+RESPONSE_ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _COUNTS: Final = {
     "prompt_tokens": "prompt_tokens",
     "completion_tokens": "completion_tokens",
@@ -59,7 +59,7 @@ def ends(event: bytes) -> bool:
 
 def responses_ends(event: bytes) -> bool:
     """Whether this event ends a `/v1/responses` stream: completed, incomplete or failed."""
-    return b"response." in event and _kind(event) in _RESPONSE_ENDS
+    return b"response." in event and _kind(event) in RESPONSE_ENDS
 
 
 def error_in(event: bytes) -> str | None:

@@ -59,16 +59,24 @@ async def test_what_is_kept_is_the_stream_and_the_whole(ollama, floor):
     assert (await here.queue.kept(job.id)).body
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "stream", "type_"),
-    [("/api/chat", False, "application/json; charset=utf-8"), ("/v1/chat/completions", True, "text/event-stream")],
-)
-async def test_an_answer_that_is_no_native_stream_is_kept_as_it_came(ollama, floor, endpoint, stream, type_):
+async def test_an_answer_that_is_no_stream_is_kept_as_it_came(ollama, floor):
     here = await floor(gpu=await ollama(["a"], tokens=5))
-    caller = await (await here.submit("a", endpoint=endpoint, stream=stream, finish=True)).ended()
+    caller = await (await here.submit("a", stream=False, finish=True)).ended()
     job = await here.final(caller)
     artifact, body = await here.store.answers.get(job, "completion")
-    assert (body, artifact.content_type) == (caller.body, type_)
+    assert (body, artifact.content_type) == (caller.body, "application/json; charset=utf-8")
+    assert await here.store.answers.stream(job) == caller.body
+
+
+@pytest.mark.parametrize("tokens", [5, 300])
+async def test_of_events_too_the_stream_and_the_whole_are_kept(ollama, floor, tokens):
+    here = await floor(gpu=await ollama(["a"], tokens=tokens))
+    caller = await (await here.submit("a", endpoint="/v1/chat/completions", finish=True)).ended()
+    job = await here.final(caller)
+    artifact, whole = await here.store.answers.get(job, "completion")
+    assert artifact.content_type == "application/json"
+    assert json.loads(whole)["object"] == "chat.completion"
+    assert len(json.loads(whole)["choices"][0]["message"]["content"].split()) >= tokens / 2
     assert await here.store.answers.stream(job) == caller.body
 
 

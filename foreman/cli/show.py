@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from foreman.cli import tables
 from foreman.cli.asking import AsJSON, JobId, ask, summary
-from foreman.cli.console import say, show_json
+from foreman.cli.console import remark, say, show_json
 from foreman.cli.tables import plain
+from foreman.client import ForemanError
 from foreman.client.jobs import text_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def show(job: JobId, *, json: AsJSON = False) -> None:
 
     async def look(jobs: Jobs) -> tuple[dict[str, Any], list[dict[str, Any]], Any]:
         found = await jobs.get(job)
-        return found, [] if json else await jobs.events(job), None if json else await jobs.result(found)
+        return found, [] if json else await jobs.events(job), None if json else await _result(jobs, found)
 
     found, events, result = ask(look)
     if json:
@@ -46,3 +47,14 @@ def show(job: JobId, *, json: AsJSON = False) -> None:
     if result is not None:
         say()
         say(text_of(result))
+
+
+async def _result(jobs: Jobs, job: dict[str, Any]) -> Any:
+    """Its answer; where that is kept no longer a remark, since all the rest still is."""
+    try:
+        return await jobs.result(job)
+    except ForemanError as error:
+        if error.status != 410:
+            raise
+        remark(str(error))
+        return None

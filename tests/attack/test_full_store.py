@@ -7,6 +7,7 @@ from typing import Any
 
 from foreman.demo.ollama import FakeOllama
 from tests.attack.ground import CHAT, Site, site, until
+from tests.cli.process import ran
 from tests.exchange import exchange
 
 MIB = 1 << 20
@@ -51,6 +52,8 @@ async def test_the_oldest_jobs_lose_their_payload_and_no_more(tmp_path, valkey) 
             (f"/jobs/{old}/retry", "POST"),
         ):
             assert await status(at, path, method) == 410
+        code, out, err = await ran(tmp_path, "show", old, URL=at.url)
+        assert (code, out.split()[:2], "kept no longer" in err) == (0, [old, "done,"], True), out + err
         assert (await at.house.get(f"/jobs/{new}"))["result"]["done"] is True
         assert await status(at, f"/jobs/{new}/retry", "POST") == 202
         await at.settled()

@@ -1,7 +1,7 @@
 """How the commands about jobs ask the gateway, and how they show one job.
 
-submit, jobs, show, cancel and retry call me. What the gateway refuses is a Failed in its own words, and so is a gateway
-that is not there.
+submit, jobs, show, cancel and retry call me; chat, top and bench for what was refused alone. What the gateway refuses is
+a Failed in its own words, and so is a gateway that is not there.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from foreman.cli.console import Failed, remark, say, settings_in_force, show_json
+from foreman.cli.console import Failed, cancel_by, remark, say, settings_in_force, show_json
 from foreman.client import ForemanError, Jobs, UnreachableError
 from foreman.client.jobs import text_of
+from foreman.client.overview import Overview
+from foreman.core.errors import Code
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from foreman.settings import Settings
 
 T = TypeVar("T")
 
@@ -35,26 +39,28 @@ def ask(what: Callable[[Jobs], Awaitable[T]]) -> T:
     settings = settings_in_force()
 
     async def run() -> T:
-        task = asyncio.current_task()
-        assert task is not None
-        with contextlib.suppress(NotImplementedError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
-        async with Jobs(settings.gateway_url, settings.token) as jobs:
-            return await what(jobs)
+        cancel_by(signal.SIGINT)
+        try:
+            async with Jobs(settings.gateway_url, settings.token) as jobs:
+                return await what(jobs)
+        except ForemanError as error:
+            raise await refused(error, settings) from None
 
     try:
         return asyncio.run(run())
-    except ForemanError as error:
-        raise refused(error) from None
     except asyncio.CancelledError:
         raise Failed("interrupted") from None
 
 
-def refused(error: ForemanError) -> Failed:
+async def refused(error: ForemanError, settings: Settings) -> Failed:
     """What the gateway refused, or that it is not there, in words that say what to do."""
     if isinstance(error, UnreachableError):
         return Failed(f"{error}: start one with `foreman serve`, or set FOREMAN_URL")
     hint = ": set FOREMAN_TOKEN" if error.status == 401 else ""
+    if error.code == Code.MODEL_NOT_FOUND:
+        with contextlib.suppress(ForemanError):
+            async with Overview(settings.gateway_url, settings.token) as pool:
+                hint = f": there is {', '.join(await pool.models()) or 'no model yet'}"
     return Failed(f"{error}{f' ({error.code})' if error.code else ''}{hint}")
 
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from foreman.cli import tables
-from foreman.cli.console import QUESTION, Failed, remark, settings_in_force, show_json
+from foreman.cli.asking import refused
+from foreman.cli.console import QUESTION, Failed, Refusal, remark, settings_in_force, show_json
 from foreman.client.pace import Pace, measure
+from foreman.simulate.report import quantile
 
 if TYPE_CHECKING:
     from foreman.settings import Settings
@@ -26,8 +28,8 @@ _COLUMNS: Final = ("WAY", "CALLS", "FAILED", "TTFT P50", "P95", "TPOT P50", "P95
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="The model, as the target names it.")],
-    prompt: Annotated[str, typer.Argument(help="What each call asks.")] = QUESTION,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model, as the target names it.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What each call asks.")] = QUESTION,
     *,
     straight: Annotated[
         str | None,
@@ -40,6 +42,8 @@ def bench(
 ) -> None:
     """Measure TTFT and TPOT through the gateway, and beside it."""
     settings = settings_in_force()
+    if straight is not None and not straight.startswith(("http://", "https://")):
+        raise Refusal(f"--straight {straight}: use a URL such as http://127.0.0.1:11434")
     request = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
@@ -68,9 +72,10 @@ async def _measured(
         first = Pace()
         await measure(first, url, token, request, calls=1, streams=1)
         if first.failures and name == _STRAIGHT:
-            raise Failed(f"--straight {url} can't be asked as Ollama is: {first.failures[0]}")
+            reason = first.failures[0].__cause__ or first.failures[0]
+            raise Failed(f"--straight {url} can't be asked as Ollama is: {reason}")
         if first.failures:
-            raise Failed(f"{name}: {first.failures[0]}")
+            raise Failed(f"{name}: {await refused(first.failures[0], settings)}")
     paces = {name: Pace() for name in ways}
     for turn in range(ROUNDS):
         share = calls // ROUNDS + (turn < calls % ROUNDS)
@@ -120,10 +125,8 @@ def _report(pace: Pace) -> dict[str, Any]:
 
 
 def _at(times: list[float], share: float) -> float | None:
-    """The value at this share of the ordered ones (nearest rank)."""
-    if not times:
-        return None
-    return sorted(times)[min(len(times) - 1, int(share * len(times)))]
+    """The value at this share of the ordered ones; None for none."""
+    return quantile(sorted(times), share) if times else None
 
 
 def _milliseconds(seconds: float | None) -> str:

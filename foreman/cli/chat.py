@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foreman.cli.console import Failed, Refusal, remark, say, settings_in_force, show_json
-from foreman.client import Foreman, ForemanError, UnreachableError
+from foreman.cli.asking import refused
+from foreman.cli.console import Failed, Refusal, cancel_by, remark, say, settings_in_force, show_json
+from foreman.client import Foreman, ForemanError
 
 if TYPE_CHECKING:
     from foreman.client import Answer, Delta, State
@@ -25,8 +26,10 @@ DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="The model, as the target names it.")],
-    prompt: Annotated[str | None, typer.Argument(help="What to say; without it stdin is read.")] = None,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model, as the target names it.")],
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="What to say; without it stdin is read.")
+    ] = None,
     *,
     json: Annotated[bool, typer.Option("--json", help="One JSON object at the end instead of live text.")] = False,
 ) -> None:
@@ -74,10 +77,6 @@ def _turn(settings: Settings, model: str, messages: list[dict[str, Any]], *, as_
     began = time.monotonic()
     try:
         answer = asyncio.run(_ask(settings, {"model": model, "messages": messages}, live=not as_json))
-    except UnreachableError as error:
-        raise Failed(f"{error}: start one with `foreman serve`, or set FOREMAN_URL") from None
-    except ForemanError as error:
-        raise Failed(f"{error}{f' ({error.code})' if error.code else ''}") from None
     except asyncio.CancelledError:
         raise Failed("cancelled") from None
     if as_json:
@@ -89,23 +88,22 @@ def _turn(settings: Settings, model: str, messages: list[dict[str, Any]], *, as_
 
 
 async def _ask(settings: Settings, request: dict[str, Any], *, live: bool) -> Answer:
-    task = asyncio.current_task()
-    assert task is not None
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(name, task.cancel)
+    cancel_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     screen = Screen() if live else None
-    async with (
-        Foreman(settings.gateway_url, settings.token) as foreman,
-        foreman.chat(
-            request,
-            on_state=screen.state if screen is not None else None,
-            on_restart=screen.restart if screen is not None else _nothing_was_shown,
-        ) as answering,
-    ):
-        async for delta in answering:
-            if screen is not None:
-                screen.show(delta)
+    try:
+        async with (
+            Foreman(settings.gateway_url, settings.token) as foreman,
+            foreman.chat(
+                request,
+                on_state=screen.state if screen is not None else None,
+                on_restart=screen.restart if screen is not None else _nothing_was_shown,
+            ) as answering,
+        ):
+            async for delta in answering:
+                if screen is not None:
+                    screen.show(delta)
+    except ForemanError as error:
+        raise await refused(error, settings) from None
     return answering.answer
 
 

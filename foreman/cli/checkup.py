@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from foreman.client.gateways import reason
 from foreman.core.units import address, is_loopback
 from foreman.settings import SettingsError
 from foreman.store.client import connect
@@ -59,15 +60,18 @@ def in_container(root: Path = Path("/")) -> bool:
 
 
 async def examine(settings: Settings, *, container: bool) -> list[Finding]:
-    """All findings, in the order of the road: settings, gateway, store, links, targets."""
+    """All findings, in the order of the road: settings, gateway, store, links, targets.
+
+    Where no setting names a target (`foreman run`, the demo, a gateway elsewhere), those that the gateway tells of are meant.
+    """
+    gateway, state = await _gateway(settings)
+    named = settings.targets_source != "ollama_url" or "ollama_url" in settings.model_fields_set
+    ask = settings.target_list if named or not state.get("targets") else ()
     async with asyncio.TaskGroup() as group:
-        looks = [
-            group.create_task(_gateway(settings)),
-            group.create_task(_store(settings)),
-            *(group.create_task(_target(target, container=container)) for target in settings.target_list),
-        ]
-    found = [looked.result() for looked in looks]
-    return [*_settings(settings), *found[0], *found[1], *_links(settings), *(one for part in found[2:] for one in part)]
+        store = group.create_task(_store(settings))
+        asked = [group.create_task(_target(target, container=container)) for target in ask]
+    targets = [one.result() for one in asked] if ask else [_told(target) for target in state.get("targets", ())]
+    return [*_settings(settings), *gateway, *store.result(), *_links(settings), *targets]
 
 
 def _settings(settings: Settings) -> list[Finding]:
@@ -135,8 +139,8 @@ def _links(settings: Settings) -> list[Finding]:
     ]
 
 
-async def _gateway(settings: Settings) -> list[Finding]:
-    """A running gateway's own view of its health."""
+async def _gateway(settings: Settings) -> tuple[list[Finding], dict[str, Any]]:
+    """A running gateway's own view of its health, and of its pool (`/ops/state`; empty where it says nothing)."""
     url = settings.gateway_url
     headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
     try:
@@ -144,19 +148,19 @@ async def _gateway(settings: Settings) -> list[Finding]:
             health = await _json(session, f"{url}/healthz")
             state = await _json(session, f"{url}/ops/state")
     except (aiohttp.ClientError, TimeoutError) as error:
-        reason = str(error) or "no answer"
-        return [
-            Finding(Level.WARNING, "gateway", f"no foreman answers at {url} ({reason})", "start one: foreman serve")
-        ]
+        sentence = f"no foreman answers at {url} ({reason(error)})"
+        return [Finding(Level.WARNING, "gateway", sentence, "start one: foreman serve")], {}
     if "degraded" not in health:
         other = f"what answers at {url} is no foreman"
-        return [Finding(Level.PROBLEM, "gateway", other, "set FOREMAN_URL to the gateway's, or free that port for it")]
+        advised = "set FOREMAN_URL to the gateway's, or free that port for it"
+        return [Finding(Level.PROBLEM, "gateway", other, advised)], {}
     if isinstance(refused := state.get("error"), dict):
         why = f"{url} does not let us look: {refused.get('message')}"
-        return [Finding(Level.PROBLEM, "gateway", why, "set FOREMAN_TOKEN to one that it knows")]
+        return [Finding(Level.PROBLEM, "gateway", why, "set FOREMAN_TOKEN to one that it knows")], {}
     reasons = health.get("reasons") or ([] if not health.get("degraded") else ["it calls itself degraded"])
-    found = [Finding(Level.WARNING, "gateway", _reason(reason), "see below, and /ops/state") for reason in reasons]
-    return [*(found or [Finding(Level.OK, "gateway", f"{url} answers and is well")]), *_unlinked(state), *_room(state)]
+    found = [Finding(Level.WARNING, "gateway", _reason(told), "see below, and /ops/state") for told in reasons]
+    found = found or [Finding(Level.OK, "gateway", f"{url} answers and is well")]
+    return [*found, *_unlinked(state), *_room(state)], state
 
 
 async def _json(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
@@ -235,24 +239,27 @@ async def _store(settings: Settings) -> list[Finding]:
     return found or [Finding(Level.OK, "store", f"it answers in {latency * 1000:.1f} ms")]
 
 
-async def _target(target: TargetSettings, *, container: bool) -> list[Finding]:
+def _told(target: dict[str, Any]) -> Finding:
+    """A target that only the gateway knows of, as `/ops/state` has it."""
+    subject, told = f"target {target.get('name')}", f"{target.get('url')} is {target.get('state')}, as the gateway says"
+    if target.get("state") != "down":
+        return Finding(Level.OK, subject, told)
+    return Finding(
+        Level.PROBLEM, subject, f"{told}: {target.get('error')}", "start it, or look from its worker's machine"
+    )
+
+
+async def _target(target: TargetSettings, *, container: bool) -> Finding:
     """Whether a target answers, and has a model."""
     subject = f"target {target.name}"
     client = Client(target.url, target.token)
     try:
         inventory = await probe(client, target.kind)
     except Fault as fault:
-        return [
-            Finding(
-                Level.PROBLEM,
-                subject,
-                fault.message,
-                advice(target, fault.kind, container=container),
-            )
-        ]
+        return Finding(Level.PROBLEM, subject, fault.message, advice(target, fault.kind, container=container))
     finally:
         await client.close()
-    return [_inventory(target, subject, inventory)]
+    return _inventory(target, subject, inventory)
 
 
 def _inventory(target: TargetSettings, subject: str, inventory: Inventory) -> Finding:

@@ -1,12 +1,15 @@
 """What the commands say to a person, and how they end: stdout for what was asked for, stderr for remarks.
 
-Every command calls me. I print plain lines; logs are foreman.logs' business. A `Refusal` is a start or a use that can't
+Every command calls me, for the files it is named and the signals it minds too. I print plain lines; logs are foreman.logs' business. A `Refusal` is a start or a use that can't
 be right (exit code 2), a `Failed` an honest try that went wrong (exit code 1).
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -15,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from foreman.settings import SettingsError, load, unknown_variables
 
 if TYPE_CHECKING:
+    import signal
+
     from foreman.settings import Settings
 
 QUESTION = "Why is the sky blue?"
@@ -52,6 +57,29 @@ def settings_in_force(**given: Any) -> Settings:
         return load(**given)
     except SettingsError as error:
         raise Refusal(str(error)) from None
+
+
+def read_file(name: str) -> bytes:
+    """What a file that was named holds, or with `-` stdin. Raises Refusal where it can't be read."""
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise Refusal(f"{name} can't be read: {error.strerror or error}") from None
+
+
+def check_writable(file: Path) -> None:
+    """Refuse a file that can't be written, before any work is done for it. Raises Refusal."""
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise Refusal(f"{file} can't be written: name a file, in a folder that is there and yours")
+
+
+def cancel_by(*signals: signal.Signals) -> None:
+    """Let each of these signals cancel the task that calls me, where the platform's loop can."""
+    task = asyncio.current_task()
+    assert task is not None
+    with contextlib.suppress(NotImplementedError):
+        for number in signals:
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
 def foreman_command() -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foreman.cli.console import Failed, Refusal, remark, say, show_json
+from foreman.cli.console import Failed, Refusal, check_writable, read_file, remark, say, show_json
 from foreman.core.fairness import Policy
 from foreman.settings import due_after as read_due_after
 from foreman.simulate.report import Report, log
@@ -66,6 +65,8 @@ def simulate(
         raise Refusal("name a trace, or make one: foreman simulate --workload two_agents")
     if log_file is not None and (len(found) != 1 or len(names) != 1):
         raise Refusal("--log holds one trace under one policy")
+    if log_file is not None:
+        check_writable(log_file)
     reports = []
     for trace in found:
         for name in names:
@@ -107,10 +108,7 @@ def _made(named: list[str], seed: int) -> list[Trace]:
 
 
 def _read(name: str) -> Trace:
-    try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except OSError as error:
-        raise Failed(f"{name}: {error.strerror or error}") from None
+    data = read_file(name)
     try:
         text = (gzip.decompress(data) if data.startswith(_GZIP) else data).decode()
     except (OSError, EOFError, UnicodeDecodeError):

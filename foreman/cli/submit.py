@@ -6,14 +6,12 @@ to stdout, one a line, remarks to stderr.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foreman.cli.asking import AsJSON, accepted, ask, wait_and_show
-from foreman.cli.console import Failed, Refusal, remark, say, show_json
+from foreman.cli.console import Failed, Refusal, read_file, remark, say, show_json
 
 if TYPE_CHECKING:
     from foreman.client.jobs import Jobs
@@ -30,7 +28,7 @@ def submit(
     """Queue a job, fire and forget; exit code 1 with --wait where it fails."""
     if batch and (wait or key):
         raise Refusal("--batch goes alone: what is sent in bulk is waited for by webhook or `foreman jobs`")
-    body = _read(file)
+    body = read_file(file)
     if not body.strip():
         raise Refusal(
             'nothing to submit: give {"model": "…", "messages": […]} in a file, or pipe it into `foreman submit -`'
@@ -65,12 +63,3 @@ def _told(answer: dict[str, Any], *, as_json: bool) -> bool:
     else:
         remark(f"refused: {error['message']} ({error['code']})")
     return error is not None
-
-
-def _read(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise Refusal(f"{file} cannot be read: {error.strerror}") from None

@@ -7,7 +7,6 @@ it once. While the gateway is away I show what was seen last, and say how old it
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import sys
 import time
@@ -20,12 +19,14 @@ from rich.live import Live
 from rich.text import Text
 
 from foreman.cli.asking import AsJSON, refused
-from foreman.cli.console import settings_in_force, show_json
+from foreman.cli.console import cancel_by, settings_in_force, show_json
 from foreman.cli.tables import cell, console, plain, show, span, table
 from foreman.client import ForemanError
 from foreman.client.overview import Overview
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from rich.console import RenderableType
 
     from foreman.settings import Settings
@@ -48,11 +49,16 @@ def top(
     settings = settings_in_force()
     live = not once and not json and sys.stdout.isatty()
     try:
-        asyncio.run(_follow(settings, every) if live else _once(settings, as_json=json))
-    except ForemanError as error:
-        raise refused(error) from None
+        asyncio.run(_show(settings, _follow(settings, every) if live else _once(settings, as_json=json)))
     except (asyncio.CancelledError, KeyboardInterrupt):
         return  # Ctrl-C is how one leaves
+
+
+async def _show(settings: Settings, picture: Awaitable[None]) -> None:
+    try:
+        await picture
+    except ForemanError as error:
+        raise await refused(error, settings) from None
 
 
 async def _once(settings: Settings, *, as_json: bool) -> None:
@@ -65,10 +71,7 @@ async def _once(settings: Settings, *, as_json: bool) -> None:
 
 
 async def _follow(settings: Settings, every: float) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    with contextlib.suppress(NotImplementedError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+    cancel_by(signal.SIGINT)
     async with Overview(settings.gateway_url, settings.token) as pool:
         state, seen_at = await pool.state(), time.monotonic()
         with Live(drawn(state), console=console(), screen=True, auto_refresh=False) as screen:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreman.cli.asking import ask
-from foreman.cli.console import Failed, remark, say
+from foreman.cli.console import Failed, check_writable, remark, say
 
 if TYPE_CHECKING:
     from foreman.client.jobs import Jobs
@@ -34,6 +34,8 @@ def export(
     hours: Annotated[float, typer.Option(min=0.01, max=24, help="How far back; a day is kept.")] = 24.0,
 ) -> None:
     """Write the jobs of the last hours as a trace: times, lanes, lengths; no content."""
+    if file is not None:
+        check_writable(file)
 
     async def fetch(jobs: Jobs) -> bytes:
         return await jobs.trace(hours)

@@ -10,16 +10,15 @@ import asyncio
 import contextlib
 import json
 import shlex
-import sys
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the annotations as it runs
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from foreman.cli.console import Failed, Refusal, remark, say, settings_in_force, show_json
+from foreman.cli.console import Failed, Refusal, read_file, remark, say, settings_in_force, show_json
 from foreman.core import destinations
 from foreman.protocols import webhook
 
@@ -172,7 +171,9 @@ async def _listen(listener: Listener, port: int) -> None:
 
 @app.command()
 def verify(
-    body: Annotated[str, typer.Argument(help="The file with the body, byte for byte; - for standard input.")],
+    body: Annotated[
+        str, typer.Argument(metavar="FILE|-", help="The file with the body, byte for byte; - for standard input.")
+    ],
     header: Annotated[list[str], typer.Option("--header", "-H", help="'name: value', as it came; repeatable.")],
     *,
     secret: Annotated[str | None, typer.Option(help="Else FOREMAN_WEBHOOK_SECRET.")] = None,
@@ -183,10 +184,7 @@ def verify(
     if not secrets:
         raise Refusal("there is no secret: give --secret, or set FOREMAN_WEBHOOK_SECRET")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in header)}
-    try:
-        content = sys.stdin.buffer.read() if body == "-" else Path(body).read_bytes()
-    except OSError as error:
-        raise Refusal(f"{body} can't be read: {error.strerror}") from None
+    content = read_file(body)
     stamp = headers.get(webhook.TIMESTAMP, "")
     now = float(stamp) if any_age and stamp.isdigit() else time.time()
     try:

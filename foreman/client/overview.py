@@ -1,6 +1,7 @@
 """What a pool looks like now, for programs: one question to `/ops/state` or `/api/tags`.
 
-`foreman top` calls me, and whoever has to say what models there are. I ask once and repeat nothing; whoever wants to know again asks again.
+`foreman top` calls me, and whoever has to say what models there are. I ask once and repeat nothing; whoever wants to know
+again asks again.
 """
 
 from __future__ import annotations

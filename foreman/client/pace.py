@@ -31,7 +31,7 @@ class Pace:
     seconds: float = 0.0
     """Spent calling; not the sum of the calls, which run side by side."""
     answered: int = 0
-    failures: list[str] = field(default_factory=list)
+    failures: list[ForemanError] = field(default_factory=list)
 
     @property
     def tokens_per_second(self) -> float:
@@ -64,7 +64,7 @@ async def _follow(pace: Pace, gateways: Gateways, body: bytes, turns: Iterable[i
         try:
             answer = await Chat(gateways, ask).whole()
         except ForemanError as error:
-            pace.failures.append(str(error))
+            pace.failures.append(error)
             continue
         pace.answered += 1
         pace.tokens += answer.tokens

@@ -44,6 +44,7 @@ async def test_both_ways_do_the_same_work(tmp_path: Path):
         assert (code, out) == (1, "")
         assert "through foreman" in err
         assert "not found" in err
+        assert "there is alpha:latest" in err
 
 
 async def test_without_a_gateway_it_says_so(tmp_path: Path):

@@ -54,6 +54,10 @@ async def test_beside_a_running_foreman_all_is_well(tmp_path: Path):
             ("ok", "store"),
             ("ok", "target main"),
         ], out
+        code, out, _ = await ran(tmp_path, "doctor", URL=url)
+        assert code == 0, "the gateway knows its targets where no setting names one"
+        assert "target main: " in out
+        assert "11434" not in out
 
 
 async def test_a_gateway_that_wants_another_token_is_a_finding(tmp_path: Path):

@@ -134,7 +134,7 @@ async def test_many_jobs_go_in_one_request(pair: Pair, tmp_path: Path):
 @pytest.mark.parametrize(
     ("args", "stdin", "code", "words"),
     [
-        (("submit", "missing.json"), "", 2, "missing.json cannot be read"),
+        (("submit", "missing.json"), "", 2, "missing.json can't be read"),
         (("submit", "-"), " \n", 2, "nothing to submit"),
         (("submit", "-", "--batch", "--wait"), "{}", 2, "--batch"),
         (("submit", "-"), '{"model":', 1, "unexpected"),

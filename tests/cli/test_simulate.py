@@ -93,7 +93,7 @@ def test_a_log_holds_all_loads_and_jobs(trace: str, tmp_path: Path):
         (("--workload", "two_agents", "--due-after", "x"), Refusal, "class=duration"),
         (("--workload", "two_agents", "--swap-budget", "2"), Refusal, "strictly between 0 and 1"),
         (("--workload", "all", "--log", "x"), Refusal, "one trace"),
-        (("nowhere.jsonl",), Failed, "nowhere.jsonl: No such file"),
+        (("nowhere.jsonl",), Refusal, "nowhere.jsonl can't be read: No such file"),
     ],
 )
 def test_wrong_use_is_refused_with_what_would_be_right(args: tuple[str, ...], kind: type[Exception], why: str):

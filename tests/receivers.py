@@ -22,6 +22,8 @@ REPLIES = {
     "410": b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n",
     "429": b"HTTP/1.1 429 Slow\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
     "long": b"HTTP/1.1 500 Oops\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000,
+    "204-body": b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok",
+    "no-chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nok\r\n",
     "garbage": b"SSH-2.0-OpenSSH\r\n\r\n",
 }
 

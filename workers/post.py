@@ -152,10 +152,16 @@ class _Bounded(ResponseHandler):
     _taken = 0
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what fits; past that, let the other side wait until the attempt's time is up."""
+        """Pass on what fits; past that, let the other side wait until the attempt's time is up.
+
+        A head goes on alone: aiohttp forgets it over a broken body that it gets with it, and the status has said it all.
+        """
         self._taken += len(data)
         if self._taken <= TAKEN:
-            super().data_received(data)
+            head, end, body = data.partition(b"\r\n\r\n")
+            super().data_received(head + end)
+            if body:
+                super().data_received(body)
         elif self.transport is not None:
             self.transport.pause_reading()
 
@@ -189,4 +195,7 @@ def _sentence(error: BaseException, patience: Patience) -> str:
         return f"no connection within {patience.connect:g} s"
     if isinstance(error, TimeoutError):
         return f"no answer within {patience.total:g} s"
+    if isinstance(error, aiohttp.ClientResponseError):  # its `status` is aiohttp's own
+        what = error.message.partition("\n")[0].rstrip(":")
+        return f"its reply is no HTTP: {what}"[:300]
     return (str(error) or type(error).__name__)[:300]

@@ -195,7 +195,7 @@ async def test_in_order_although_the_receiver_is_slow(house, receivers):
         ("500", 500, "status 500"),
         ("redirect", 302, "status 302, a redirect is not followed"),
         ("reset", None, None),
-        ("garbage", None, None),
+        ("garbage", None, "its reply is no HTTP: Bad status line"),
         ("timeout", None, "no answer within 0.3 s"),
         ("drip", None, "no answer within 0.3 s"),
     ],
@@ -214,12 +214,13 @@ async def test_what_counts_as_failure(house, receivers, kind, status, error):
     assert "/landed" not in receivers.seen
 
 
-async def test_a_reply_that_drips_has_said_it_all_with_its_status(house, receivers):
+@pytest.mark.parametrize(("kind", "status"), [("drip-body", 200), ("204-body", 204), ("no-chunk", 200)])
+async def test_a_reply_whose_body_is_broken_has_said_it_all_with_its_status(house, receivers, kind, status):
     house = await house(patience=Patience(connect=0.3, total=0.6))
-    receivers.kinds["/"] = ["drip-body"]
+    receivers.kinds["/"] = [kind]
     job_id = await house.submit(receivers.url + "/")
     await house.settled(job_id)
-    assert [line[2:] for line in await house.log(job_id)] == [(200, None)]
+    assert [line[2:] for line in await house.log(job_id)] == [(status, None)]
 
 
 async def test_410_and_the_log_keeps_a_kibibyte(house, receivers):

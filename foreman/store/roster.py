@@ -63,6 +63,8 @@ class Roster:
         self._limits = limits
         self.keys = Keys(pool)
         self._lease_ms = rows.ms(limits.lease)
+        self._statuses: dict[bytes, TargetStatus] = {}
+        """Inventories as they were read last: asked for more often than they change."""
         self._rules: tuple[Arg, ...] = (EDGES, limits.max_attempts, rows.ms(SYNC_TTL), rows.ms(limits.job_ttl), POISON)
 
     async def _script(self, name: str, *args: Arg) -> Any:
@@ -155,9 +157,9 @@ class Roster:
     async def targets(self) -> list[TargetStatus]:
         """All inventories, in order of name; those of targets without a living owner say `down`."""
         reply = await self._script("targets")
-        found = []
+        found, known, self._statuses = [], self._statuses, {}
         for text, orphaned, paused_at, until, unload in reply[1:]:
-            status = rows.status(text)
+            status = self._statuses[text] = known.get(text) or rows.status(text)
             if paused_at:
                 status = _paused(status, int(paused_at) / 1000, int(until) / 1000, bool(int(unload)))
             if orphaned and status.state != "down":
@@ -167,10 +169,9 @@ class Roster:
             found.append(status)
         return sorted(found, key=lambda status: status.name)
 
-    async def ask_probe(self, targets: list[str]) -> None:
-        """Ask for a fresh probe, at most once a second per target."""
-        if targets:
-            await self._script("ask_probe", *targets)
+    async def ask_probe(self, targets: list[str]) -> float:
+        """Ask for a fresh probe, at most once a second per target; the store's time, seconds since the epoch."""
+        return int(await self._script("ask_probe", *targets)) / 1000
 
     async def link_secret(self) -> str:
         """The pool's secret for links between workers and gateways; whoever asks first makes it."""

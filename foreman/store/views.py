@@ -114,9 +114,9 @@ class Ran:
     ended: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RunningJob:
-    """A job in loading or working, as people see it; `foreman.core.jobs.Job` has the rest."""
+    """A job in loading or working, as people see it, the same object while it stays so; `core.jobs.Job` has the rest."""
 
     id: str
     state: State

@@ -213,7 +213,7 @@ async def test_one_that_takes_nothing_for_long_is_let_go(open_gateway, worker, d
     await listener.open()
     await listener.event()
     (inside,) = gateway.feed._listeners
-    monkeypatch.setattr(type(inside._request.protocol), "writing_paused", True)
+    monkeypatch.setattr(type(inside._protocol), "writing_paused", True)
     assert await caller.ended()
     await wait_until(lambda: gateway.feed.listeners == 0)
 

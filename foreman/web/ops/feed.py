@@ -61,26 +61,24 @@ class Listener:
         self.seen = seen
         self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the feed is over."""
-        self._request = request
+        self._protocol, self._transport = request.protocol, request.transport
         self._chunked = request.version >= HttpVersion11
         self._said_at = self._took_at = asyncio.get_running_loop().time()
 
     def wants(self, number: int, now: float) -> bool:
         """Whether there is something to say, and it takes it. One that takes nothing for STALLED is let go."""
-        if self._request.protocol.writing_paused:
-            transport = self._request.transport
-            if now - self._took_at > STALLED and transport is not None:
-                transport.abort()
+        if self._protocol.writing_paused:
+            if now - self._took_at > STALLED and self._transport is not None:
+                self._transport.abort()
             return False
         self._took_at = now
         return number > self.seen or now - self._said_at >= QUIET
 
     def say(self, frame: Frame, number: int, now: float) -> None:
         """Hand bytes to the connection; never waits. Past aiohttp: the same bytes serve every page."""
-        transport = self._request.transport
-        if transport is None or transport.is_closing():
+        if self._transport is None or self._transport.is_closing():
             return
-        transport.write(frame.chunk if self._chunked else frame.data)
+        self._transport.write(frame.chunk if self._chunked else frame.data)
         self.seen, self._said_at = number, now
 
     def leave(self) -> None:

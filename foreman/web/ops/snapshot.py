@@ -239,6 +239,12 @@ def _pause(pause: Pause) -> dict[str, Any]:
 
 
 def _running(job: RunningJob, published: dict[str, Any]) -> dict[str, Any]:
+    far = {"tokens": published.get("tokens"), "tokens_per_second": published.get("tokens_per_second")}
+    return _facts(job) | far
+
+
+@functools.lru_cache(maxsize=2048)
+def _facts(job: RunningJob) -> dict[str, Any]:
     return {
         "job_id": job.id,
         "lane": job.lane,
@@ -249,8 +255,6 @@ def _running(job: RunningJob, published: dict[str, Any]) -> dict[str, Any]:
         "surface": job.surface,
         "state": job.state.value,
         "since": stamp(job.claimed_at),
-        "tokens": published.get("tokens"),
-        "tokens_per_second": published.get("tokens_per_second"),
     }
 
 

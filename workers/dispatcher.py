@@ -20,8 +20,8 @@ from workers.keeper import Keeper
 from workers.loader import Order
 
 if TYPE_CHECKING:
-    from foreman.core.placement import Offer
     from foreman.core.scheduler import Decision, LaneView
+    from foreman.core.views import Offer
     from foreman.store.records import Claimed, LaneFacts
     from workers.target import Target
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from foreman.core.estimates import LOAD_PRIOR, SERVICE_PRIOR
 from foreman.core.lanes import canonical
-from foreman.core.placement import Offer
 from foreman.core.targets import OPENAI
+from foreman.core.views import Offer
 
 if TYPE_CHECKING:
     from collections.abc import Collection

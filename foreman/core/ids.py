@@ -38,16 +38,6 @@ def ulid(now_ms: int, randomness: int) -> str:
     return "".join(ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
 
 
-def moment_ms(text: str) -> int:
-    """The milliseconds since the epoch a ULID was made at. Raises ValueError where `text` is none."""
-    if not is_ulid(text):
-        raise ValueError(f"{text!r} is no ULID: 26 characters of Crockford's base 32, the first at most 7")
-    value = 0
-    for letter in text:
-        value = value << 5 | ALPHABET.index(letter)
-    return value >> RANDOM_BITS
-
-
 def is_ulid(text: str) -> bool:
     """Whether `text` is a ULID in its canonical (upper case) spelling."""
     return len(text) == LENGTH and text[0] <= "7" and all(letter in ALPHABET for letter in text)

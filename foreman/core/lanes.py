@@ -103,15 +103,6 @@ def parse(name: str) -> ModelName:
     return ModelName(host, namespace, model, tag, source == "cloud")
 
 
-def valid(name: str) -> bool:
-    """Whether Ollama would take `name` for a model name."""
-    try:
-        parse(name)
-    except ModelNameError:
-        return False
-    return True
-
-
 @functools.lru_cache(maxsize=2048)
 def canonical(name: str) -> str:
     """The one spelling of all names Ollama takes for the same model: lower case, defaults filled in, short form.

@@ -22,7 +22,7 @@ from foreman.core.views import LaneView, Resident, TargetView
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
 
-    from foreman.core.placement import Offer
+    from foreman.core.views import Offer
 
     Idle = Callable[[LaneView], Sequence[Offer]]
 

@@ -1,4 +1,4 @@
-"""What a choice reads: the facts of lanes with queued jobs, of residents, and of the target itself.
+"""What a choice reads: the facts of lanes with queued jobs, of residents, of other targets' offers, and of the target itself.
 
 Dispatchers, the simulator and the forecast fill me in; core.scheduler reads me. Plain values at one moment: all times are
 seconds since the epoch by the store's clock, all spans seconds. I decide nothing and remember nothing.
@@ -11,7 +11,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from foreman.core.jobs import Priority
-    from foreman.core.placement import Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """How soon another target could work off a lane."""
+
+    target: str
+    service_seconds: float
+    """The lane's expected run there, with the slots taken into account: seconds between two ends, not of one run."""
+    load_seconds: float = 0.0
+    """The lane's expected load there; 0 where it is resident."""
+    ready_at: float = 0.0
+    """When a load of it that is under way will end (s since the epoch); 0 where none is."""
+
+    def finish_in(self, jobs: int, now: float) -> float:
+        """Seconds until the last of so many jobs has ended there."""
+        rest = max(0.0, self.ready_at - now) if self.ready_at else 0.0
+        return self.load_seconds + rest + jobs * self.service_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,8 @@ from foreman.core.decisions import Decision, Linger
 from foreman.core.estimates import SERVICE_PRIOR, Gaps, Load, Rate, Service
 from foreman.core.fairness import Policy, turn
 from foreman.core.index import LaneIndex
-from foreman.core.placement import Offer
 from foreman.core.scheduler import choose
-from foreman.core.views import LaneView, Resident, TargetView
+from foreman.core.views import LaneView, Offer, Resident, TargetView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

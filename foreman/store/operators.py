@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from foreman.store import rows
-from foreman.store.keys import AUDIT, PAUSES
+from foreman.store.keys import AUDIT
 from foreman.store.records import Pause
 from foreman.store.roster import Roster
 
@@ -118,14 +118,6 @@ class Operators(Roster):
             _pause(Kind(what.decode()), name.decode(), till, unload, since)
             for what, name, till, unload, since in reply[1:]
         ]
-
-    async def target_pause(self, target: str) -> Pause | None:
-        """The pause of one target, for its owner; None where there is none. Over or not is the caller's to see by `until`."""
-        text = await self._connection.command("HGET", self.keys.of(PAUSES), f"{Kind.TARGET.value}:{target}")
-        if text is None:
-            return None
-        till, unload, since = text.split(b" ")
-        return _pause(Kind.TARGET, target, till, unload, since)
 
     async def audit(self, limit: int) -> list[Deed]:
         """The newest deeds, newest first."""

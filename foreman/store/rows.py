@@ -29,9 +29,6 @@ from foreman.store.records import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Flat = "Sequence[bytes]"
-"""A hash as HGETALL gives it: field, value, field, value …"""
-
 
 def ms(seconds: float) -> int:
     """Seconds as the whole milliseconds that scripts count in."""

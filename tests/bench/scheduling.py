@@ -16,9 +16,8 @@ from pathlib import Path
 from foreman.core.fairness import Policy
 from foreman.core.index import LaneIndex
 from foreman.core.jobs import Priority
-from foreman.core.placement import Offer
 from foreman.core.scheduler import choose
-from foreman.core.views import LaneView, Resident, TargetView
+from foreman.core.views import LaneView, Offer, Resident, TargetView
 from foreman.settings import DUE_AFTER
 from foreman.simulate.foretold import Foreteller
 from foreman.simulate.report import Report

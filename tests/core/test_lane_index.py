@@ -9,9 +9,8 @@ from foreman.core import index as index_module
 from foreman.core.fairness import Policy, turn
 from foreman.core.index import LaneIndex, Ordered
 from foreman.core.jobs import Priority
-from foreman.core.placement import Offer
 from foreman.core.scheduler import choose
-from foreman.core.views import LaneView, Resident, TargetView
+from foreman.core.views import LaneView, Offer, Resident, TargetView
 
 POLICY = Policy()
 LANES = st.sampled_from([f"lane{number}" for number in range(30)])

@@ -32,7 +32,7 @@ from foreman.core import lanes
     ],
 )
 def test_all_spellings_of_a_model_have_one_canonical_name(name: str, short: str) -> None:
-    assert lanes.valid(name)
+    assert lanes.parse(name)
     assert lanes.canonical(name) == short
     assert lanes.canonical(short) == short
 
@@ -63,7 +63,8 @@ def test_all_spellings_of_a_model_have_one_canonical_name(name: str, short: str)
     ],
 )
 def test_names_ollama_refuses_are_invalid_and_stay_as_they_are(name: str) -> None:
-    assert not lanes.valid(name)
+    with pytest.raises(lanes.ModelNameError):
+        lanes.parse(name)
     assert lanes.canonical(name) == name
 
 

@@ -3,9 +3,9 @@
 from foreman.core.decisions import Hold, Reason, Swap, Wait
 from foreman.core.fairness import Policy
 from foreman.core.jobs import Priority
-from foreman.core.placement import Offer, may_load, sooner
+from foreman.core.placement import homes_suffice, sooner
 from foreman.core.scheduler import choose
-from foreman.core.views import LaneView, Resident, TargetView
+from foreman.core.views import LaneView, Offer, Resident, TargetView
 
 POLICY = Policy()
 HIGH = Priority.HIGH
@@ -18,7 +18,7 @@ def lane(name="a", depth=1, load=8.0, service=5.0, homes=(), due=100.0, **facts)
 
 
 def may(view, *idle, target="t", now=0.0):
-    return may_load(view, target, 1, now, POLICY, idle)
+    return not homes_suffice(view, now, POLICY) and not sooner(view, target, 1, idle, now)
 
 
 def test_a_lane_without_a_home_may_be_loaded_by_anybody():

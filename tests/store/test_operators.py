@@ -60,8 +60,6 @@ async def test_a_paused_target_says_so_and_one_that_is_down_stays_down(ground, o
     assert first.pause is not None
     assert first.pause.until == pytest.approx(first.pause.since + 60)
     assert second.pause is not None
-    assert await operators.target_pause("gpu1") == first.pause
-    assert await operators.target_pause("gpu3") is None
 
 
 async def test_a_pause_for_a_time_ends_by_itself(ground, operators):

@@ -80,11 +80,6 @@ class Frame:
     """A token is asked for, so there is something to sign out of."""
 
     @property
-    def operates(self) -> bool:
-        """May pause and clear."""
-        return self.role == "operator"
-
-    @property
     def acts(self) -> bool:
         """May change something at all, if only its own jobs."""
         return self.role != "reader"

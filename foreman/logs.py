@@ -44,7 +44,6 @@ def configure(kind: str | None = None, stream: TextIO | None = None, level: int 
     out = stream or sys.stderr
     terminal = out.isatty()
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         hide_private,
@@ -78,5 +77,8 @@ def _json() -> list[Processor]:
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
 
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, default=repr)  # json.dumps makes one a line
+
+
 def _dumps(event: Any, **_options: Any) -> str:
-    return json.dumps(event, ensure_ascii=False, default=repr)
+    return _ENCODER.encode(event)

@@ -6,8 +6,8 @@ words of that path; I submit nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from foreman.core import lanes
 from foreman.core.errors import Code, Failure
@@ -56,20 +56,19 @@ class Intake:
         body = await read_body(request, self.settings.max_body)
         await self.inventory.fresh()
         seen = peek(path, body, self.inventory.foreign)
-        ticket = await self.ticket(path, body, seen, self._picked(request))
-        return replace(
-            ticket,
+        return await self.ticket(
+            *(path, body, seen, self._picked(request)),
             headers=passed(request),
             wrap=seen.stream and path in WRAPPED and wishes.wants_events(request),
         )
 
     async def ticket(
-        self, path: str, body: bytes, seen: Peek, only: TargetStatus | None = None, *, hurry: bool = False
+        self, path: str, body: bytes, seen: Peek, only: TargetStatus | None = None, *, hurry: bool = False, **more: Any
     ) -> Ticket:
         """The ticket of a body that was peeked into, on whatever surface it came; `only`: the target asked for.
 
         Where nobody has the model, or not the target asked for, it says so (`refused`); `hurry`: without waiting a
-        second for a second look.
+        second for a second look; `more`: what only that surface knows of it.
         """
         found = await self.inventory.find(seen.model, hurry=hurry)
         if found is not None and path in _OLLAMA_ONLY:
@@ -87,7 +86,7 @@ class Intake:
             endpoint=path,
             body=body,
             model=seen.model,
-            canonical=lanes.canonical(seen.model),
+            canonical=lanes.canonical(seen.model) if found is None else found.canonical,
             lane=lanes.lane_key(seen.model, digest, seen.options),
             slot=_slot(path, seen),
             stream=seen.stream,
@@ -97,6 +96,7 @@ class Intake:
             options=seen.options,
             unload=seen.is_unload,
             refused=refused,
+            **more,
         )
 
     async def management(self, request: web.Request) -> Ticket:

@@ -1,7 +1,7 @@
 """Which browser pages may call the gateway, answered as Ollama answers (gin-contrib/cors with its own list).
 
 The middleware asks me before anything else of a request is looked at. I turn an Origin and a Host into a verdict and
-the headers that go with it; what is not on the list gets an empty 403, plain requests too.
+the headers that go with it; what is not on the list gets a 403, plain requests too (its body: middleware.py, _foreign).
 """
 
 from __future__ import annotations

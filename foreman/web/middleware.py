@@ -70,13 +70,12 @@ class Gate:
         if host is None and request.version >= HttpVersion11:
             return plain(400, NO_HOST, close=True)
         if self._guard_host and not (host_is_local(host) or self._origins.names_host(host_name(host or ""))):
-            return empty(403)
+            return _foreign(request, "this gateway knows no such Host: call it by its own name, or set a token")
         if origin is not None and not self._origins.allows(origin, host):
-            return empty(403)
+            return _foreign(request, "pages of this origin may not call: add it to FOREMAN_ORIGINS")
         changes = _is_own(request) and request.method not in _LOOKING
         if origin is not None and changes and not self._origins.trusts(origin, host):
-            message = "pages of this origin may not change anything here: add it to FOREMAN_ORIGINS"
-            return refusal(request, Failure(Code.FORBIDDEN, message))
+            return _foreign(request, "pages of this origin may not change anything here: add it to FOREMAN_ORIGINS")
         if origin is not None and request.method == "OPTIONS" and not same_origin(origin, host):
             return self._preflight(request, origin)
         cors = () if origin is None else self._origins.headers(origin, host)
@@ -142,6 +141,13 @@ def refusal(request: web.Request, failure: Failure) -> web.Response:
     if not request.content.is_eof() and not _is_short(request):
         response.force_close()  # the rest of the body is not worth reading
     return response
+
+
+def _foreign(request: web.Request, message: str) -> web.Response:
+    """What a page or a Host that isn't ours gets: our words on our own paths, elsewhere an empty 403, as Ollama has it."""
+    if not _is_own(request) or request.method == "OPTIONS":
+        return empty(403)
+    return refusal(request, Failure(Code.FORBIDDEN, message))
 
 
 def _wrong_method(request: web.Request, allowed: str) -> web.Response:

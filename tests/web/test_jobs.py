@@ -570,7 +570,12 @@ class TestPagesAndPaths:
             assert (await caller.get("/jobs", Origin=origin)).status == 200
         assert (await caller.post("/jobs", CHAT, Origin="https://jobs.example.com")).status == 202
         assert (await caller.post("/jobs", CHAT, Origin=f"http://{caller.host}")).status == 202
-        assert (await caller.post("/jobs", CHAT, Origin="https://evil.example")).status == 403
+        assert "FOREMAN_ORIGINS" in error(
+            await caller.post("/jobs", CHAT, Origin="https://evil.example"), 403, "forbidden"
+        )
+        assert (await caller.get("/jobs", method="OPTIONS", Origin="https://evil.example")).body == b""
+        caller.host = "rebound.evil.example"
+        assert "Host" in error(await caller.get("/jobs"), 403, "forbidden")
 
     async def test_unknown_paths_and_methods(self, caller) -> None:
         error(await caller.get("/jobs/a/b/c"), 404)

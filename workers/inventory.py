@@ -89,7 +89,7 @@ class Inventory:
                 target.down(fault)
             return
         self._failures = 0
-        self._found, self._probed_at = found, target.clock.now()
+        self._found, self._probed_at = found, asked_at
         if target.residency.inventory(found.tags):
             target.lanes.rebuild(target.clock.now())
         if not self._former:

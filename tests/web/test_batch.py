@@ -241,7 +241,7 @@ async def test_models_that_nobody_has_cost_one_look_a_second(gateway, caller, mo
 
     async def counted(names):
         asked.append(names)
-        await ask(names)
+        return await ask(names)
 
     monkeypatch.setattr(gateway.inventory._queue, "ask_probe", counted)
     monkeypatch.setattr(inventory, "PROBE_WAIT", 3600.0)

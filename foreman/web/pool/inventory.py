@@ -132,15 +132,16 @@ class Inventory:
         pause = max(0.0, self._probed_at + PROBE_WAIT - self._loop.time())
         if hurry and pause:
             return
-        before = {target.name: target.probed_at for target in self.targets if target.state != "down"}
+        since = None
         for _ in range(round((pause + PROBE_WAIT) / _PROBE_POLL)):
-            if self._loop.time() - self._asked_at >= _ASK_GAP:
+            if since is None or self._loop.time() - self._asked_at >= _ASK_GAP:
                 self._asked_at = self._loop.time()
-                await self._queue.ask_probe(list(before))
-            now = {target.name: target.probed_at for target in await self.fresh(_PROBE_POLL)}
+                now = await self._queue.ask_probe([target.name for target in self.targets if target.state != "down"])
+                since = now if since is None else since
+            await self.fresh(_PROBE_POLL)
             if self._look_up(model) is not None:
                 return
-            if all(now.get(name, at) > at for name, at in before.items()):
+            if all(target.probed_at >= since for target in self.targets if target.state != "down"):
                 break
             await asyncio.sleep(_PROBE_POLL)
         self._probed_at = self._loop.time()

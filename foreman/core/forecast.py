@@ -90,7 +90,9 @@ class Prospect:
     """Jobs that were claimed with that load, and run when it ends."""
 
 
-def forecast(lane: str, ahead: int, prospects: Sequence[Prospect], now: float, policy: Policy) -> Forecast | None:
+def forecast(
+    lane: str, ahead: int, prospects: Sequence[Prospect], now: float, policy: Policy, begun: int = 0
+) -> Forecast | None:
     """When a queued job starts.
 
     Args:
@@ -99,11 +101,12 @@ def forecast(lane: str, ahead: int, prospects: Sequence[Prospect], now: float, p
         prospects: The targets that are up and may take it.
         now: Seconds since the epoch, by the clock of the lanes' times.
         policy: The knobs.
+        begun: Runs that began since the prospects were looked at; taken to be of the job's own lane.
 
     Returns:
         None where no prospect has the lane, or the end is further away than `STEPS` residencies.
     """
-    return _DryRun(lane, ahead, prospects, now, policy).run()
+    return _DryRun(lane, ahead, prospects, now, policy, begun).run()
 
 
 @dataclass(slots=True)
@@ -198,7 +201,9 @@ class _Stretch:
 class _DryRun:
     """All places of all prospects, each with the moment at which it decides next."""
 
-    def __init__(self, lane: str, ahead: int, prospects: Sequence[Prospect], now: float, policy: Policy) -> None:
+    def __init__(
+        self, lane: str, ahead: int, prospects: Sequence[Prospect], now: float, policy: Policy, begun: int
+    ) -> None:
         self._lane, self._policy, self._now = lane, policy, now
         self._in_lane = self._ahead = float(ahead)
         self._left: dict[str, float] = {}
@@ -214,6 +219,7 @@ class _DryRun:
             self._gone.update(resident.lane for resident in prospect.view.residents)
             if prospect.view.loading is not None:
                 self._gone.add(prospect.view.loading)
+        self._begun = begun
         for prospect in prospects:
             self._sit_down(prospect)
 
@@ -234,6 +240,9 @@ class _DryRun:
             found = prospect.lanes.get(resident.lane)
             service = resident.service_seconds if found is None else found.service_seconds
             free = view.slots - resident.running
+            if resident.lane == self._lane and self._begun:
+                taken_since = min(self._begun, max(0, free))
+                free, self._begun = free - taken_since, self._begun - taken_since
             seat = _Seat(
                 prospect, resident.lane, resident.loaded_at, resident.load_seconds, max(0, free), Why.RESIDENT, resident
             )

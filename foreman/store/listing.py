@@ -15,7 +15,7 @@ from foreman.core.jobs import RUNNING, TERMINAL, Job, Slot, State, Surface
 from foreman.store import rows
 from foreman.store.keys import DELAYED, ENDED, EVENTS, JOB, QUEUED, REQUEST
 from foreman.store.keys import RUNNING as RUNNING_KEY
-from foreman.store.records import Kept, Page, Wanted
+from foreman.store.records import Kept, Page, Place, Wanted
 from foreman.store.roster import Roster
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ class Listing(Roster):
     async def position(self, job_id: str) -> int | None:
         """A queued job's place among all queued jobs of its slot by due, 1 for the next; None when it isn't queued."""
         place = await self.place(job_id)
-        return None if place is None else place[0]
+        return None if place is None else place.position
 
-    async def place(self, job_id: str) -> tuple[int, int] | None:
-        """The same, and how many jobs of its lane are before it."""
+    async def place(self, job_id: str) -> Place | None:
+        """The same, and what else is known of where it stands."""
         reply = await self._script("position", job_id)
-        return None if reply is None else (int(reply[0]), int(reply[1]))
+        return None if reply is None else Place(*map(int, reply))
 
     async def watch(self, job_id: str, gateway_id: str) -> State | None:
         """Have a gateway's inbox told of a job's end; the state it is in now, or None where it is unknown."""

@@ -17,7 +17,7 @@ from foreman.store import rows
 from foreman.store.errors import FencedError
 from foreman.store.keys import IDEMPOTENCY
 from foreman.store.listing import Listing
-from foreman.store.records import CancelOutcome, Counts, Submitted, Taken
+from foreman.store.records import CancelOutcome, Counts, Place, Submitted, Taken
 from foreman.store.roster import LATE
 
 if TYPE_CHECKING:
@@ -81,11 +81,12 @@ class Queue(Listing):
             message = "server busy, please try again.  the store holds as much as FOREMAN_STORE_BYTES allows"
             raise Failure(Code.QUEUE_FULL, message, retry_after=float(reply[1]))
         if reply[0] == b"known":
-            return Submitted(reply[1].decode(), 0, 0, known=True)
+            return Submitted(reply[1].decode(), Place(0, 0), 0, known=True)
         if reply[0] == b"other":
             message = f"Idempotency-Key was sent with another body for job {reply[1].decode()}: use a new key"
             raise Failure(Code.BAD_REQUEST, message, status=422)
-        return Submitted(new.id, int(reply[0]), int(reply[1]), ahead=int(reply[2]) if len(reply) > 2 else 0)
+        position, queued, ahead, in_flight = (*map(int, reply), 0, 0)[:4]
+        return Submitted(new.id, Place(position, ahead, in_flight), queued)
 
     def _ring(self, new: NewJob) -> tuple[str, str]:
         """Ring those who hear it here; whom the store shall wake (submit.lua, 11 and 12)."""

@@ -70,18 +70,27 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a queued job stands."""
+
+    position: int
+    """1 for the next to start, counted over all lanes of its slot by due; 0 where it waits for `not_before`."""
+    ahead: int
+    """Jobs of its lane that are due before it."""
+    in_flight: int = 0
+    """Jobs that any target runs or loads for, at this very moment; 0 where nobody asked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
     """What submit answers."""
 
     job_id: str
-    position: int
-    """1 for the next to start, counted over all lanes of its slot by due; 0 where it waits for `not_before`."""
+    place: Place
     queued: int
     """Jobs queued in the drain, this one included."""
     known: bool = False
-    """Its idempotency key was known: `job_id` is the job that was submitted first."""
-    ahead: int = 0
-    """Jobs of its lane that are due before it."""
+    """Its idempotency key was known: `job_id` is the job that was submitted first, and its place was not looked up."""
 
 
 @dataclass(frozen=True, slots=True)

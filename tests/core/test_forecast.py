@@ -52,6 +52,12 @@ def test_free_slots_are_taken_by_those_before_it():
     assert ask("a", 3, on).eta_seconds == pytest.approx(1.0)
 
 
+def test_what_has_begun_meanwhile_takes_free_slots_too():
+    on = prospect([lane("a", depth=9, pace_seconds=1.0)], held("a", running=1), slots=4)
+    assert forecast("a", 0, [on], 0.0, POLICY, begun=2).eta_seconds == 0.0
+    assert forecast("a", 0, [on], 0.0, POLICY, begun=3).eta_seconds > 0.0
+
+
 def test_the_first_job_of_a_free_target_waits_for_its_load():
     assert ask("a", 0, prospect([lane("a")])) == Forecast(8.0, 1, "t", 1, ())
 

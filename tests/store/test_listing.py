@@ -29,7 +29,7 @@ class TestNotBefore:
         begins = time.time() + 3600
         new = new_job(**ASYNC, not_before=begins, max_wait=5.0, deadline_in=60.0, service=2.0)
         submitted = await ground.queue.submit(new)
-        assert (submitted.position, submitted.queued) == (0, 1)
+        assert (submitted.place.position, submitted.queued) == (0, 1)
         job = await ground.queue.get(new.id)
         assert job is not None
         assert job.state is State.QUEUED

@@ -22,7 +22,7 @@ class TestSubmit:
     async def test_the_record_comes_back_as_it_went_in(self, ground: Ground) -> None:
         new = new_job(caller="webui", target_only="gpu1", deadline_in=60.0, max_wait=5.0, service=2.0)
         submitted = await ground.queue.submit(new)
-        assert (submitted.job_id, submitted.position, submitted.queued) == (new.id, 1, 1)
+        assert (submitted.job_id, submitted.place.position, submitted.queued) == (new.id, 1, 1)
         job = await ground.queue.get(new.id)
         assert job is not None
         assert (job.id, job.state, job.surface, job.endpoint) == (new.id, State.QUEUED, Surface.SYNC, "/api/chat")

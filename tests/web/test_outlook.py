@@ -53,6 +53,17 @@ async def test_its_own_lane_is_loaded(caller, worker, seen) -> None:
     assert await seen(job_id) == (3, 3.3, "a free slot on 'gpu1', which has m loaded and 2 jobs of it ahead")
 
 
+async def test_what_began_since_the_target_was_looked_at_has_taken_its_slot(caller, worker, gateway, seen) -> None:
+    await worker.publish("gpu1", "m", resident=[held(LANE_M, "m")], loads={LANE_M: 9.0})
+    await gateway.inventory.fresh(0.0)
+    reply = await caller.post("/jobs", CHAT)
+    assert (reply.json()["position"], reply.json()["eta_seconds"]) == (1, 0.0)
+    await worker.claim()  # and its target has not told of it yet
+    reply = await caller.post("/jobs", CHAT)
+    assert (reply.json()["position"], reply.json()["eta_seconds"]) == (1, 0.6 * 5.0)
+    assert (await seen(reply.json()["job_id"]))[:2] == (1, 0.6 * 5.0)
+
+
 async def test_another_lane_is_loaded_swaps_are_included(caller, worker, seen) -> None:
     tags = [("m", "d1" * 32), ("other", "d2" * 32)]
     from tests.web.puppet import tag

@@ -248,9 +248,9 @@ class Calls:
         for _ in range(_TRIES):
             submitted = await self._admission.submit(new)
             if not submitted.known:
-                call.submitted, call.position = True, submitted.position
+                call.submitted, call.position = True, submitted.place.position
                 brief = replace(new, request=b"")
-                asyncio.get_running_loop().call_later(_TOLD_AFTER, _tell_submitted, brief, submitted.position)
+                asyncio.get_running_loop().call_later(_TOLD_AFTER, _tell_submitted, brief, submitted.place.position)
                 return
             _belongs(call, submitted.job_id)
             state = await self.readers.attach(call)

@@ -22,6 +22,7 @@ from foreman.protocols.goscan import EmptyBodyError, GoJSONError
 from foreman.protocols.job_request import ENDPOINTS, OWN, check, wrong
 from foreman.protocols.ollama import peek
 from foreman.web.auth import Role
+from foreman.web.pool.outlook import Outlook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from foreman.protocols.ollama import Peek
     from foreman.settings import Settings
     from foreman.store.queue import Queue
-    from foreman.store.records import NewJob, Submitted, TargetStatus
+    from foreman.store.records import NewJob, Place, Submitted, TargetStatus
     from foreman.web.auth import Caller
     from foreman.web.calls.call import Calls, Ticket
     from foreman.web.calls.intake import Intake
@@ -184,23 +185,26 @@ class Submission:
                 lane=new.lane,
                 slot=new.slot,
                 priority=new.priority.word,
-                position=submitted.position,
+                position=submitted.place.position,
             )
         return submitted
 
     async def _receipt(self, new: NewJob, ticket: Ticket, submitted: Submitted) -> Receipt:
         job_id, state = submitted.job_id, State.QUEUED
-        position: int | None = submitted.position or None
-        ahead = submitted.ahead
-        eta = None
+        place: Place | None = submitted.place
         if submitted.known:
             first = await self.queue.get(job_id)
             state = State.QUEUED if first is None else first.state
-            position, ahead = await self.queue.place(job_id) or (None, 0)
-        if position is not None:
-            eta = await self.outlooks.eta(new.lane, new.slot, position, ticket.targets, ticket.target_only, ahead)
+            place = await self.queue.place(job_id)
+        seen = Outlook()
+        if place is not None and place.position:
+            seen = await self.outlooks.queued(new.lane, new.slot, place, ticket.targets, ticket.target_only)
         accepted = job_object.Accepted(
-            job_id=job_id, state=state, position=position, eta_seconds=eta, links=job_object.links(job_id)
+            job_id=job_id,
+            state=state,
+            position=seen.position,
+            eta_seconds=seen.eta_seconds,
+            links=job_object.links(job_id),
         )
         return Receipt(accepted, submitted.known)
 

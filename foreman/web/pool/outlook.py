@@ -17,6 +17,7 @@ from foreman.core.lanes import canonical
 from foreman.core.scheduler import LaneView, Policy
 from foreman.core.targets import OPENAI
 from foreman.protocols.job_object import rfc3339
+from foreman.store.records import Place
 from foreman.web.pool.prospects import Prospects
 
 if TYPE_CHECKING:
@@ -65,49 +66,54 @@ class Outlooks:
         place = await self._queue.place(job.id)
         if place is None:
             return Outlook(waiting_for="its place in the lane")
-        position, ahead = place
+        position = place.position
         able = self._able(job.targets, job.target_only)
         if (stands := self._stands_still(able, job.lane)) is not None:
             return Outlook(position, None, stands)
         if job.slot is not Slot.DRAIN:
             why = f"its turn beside the drain: {_jobs(position - 1)} ahead"
             return Outlook(position, self._beside(position, job.lane, able), why)
-        seen = self._forecast(job.lane, canonical(job.model), ahead, able)
+        seen = self._forecast(job.lane, canonical(job.model), place, able)
         if seen is None:
             return Outlook(position, self._in_turn(position, job.lane, able), self._served(position, able))
         return Outlook(seen.position, round(seen.eta_seconds, 1), self._sentence(job, seen, able))
 
-    async def eta(
-        self, lane: str, slot: Slot, position: int, targets: tuple[str, ...], only: str | None, ahead: int = 0
-    ) -> float | None:
-        """Seconds until a job works, loads included; None while no target that may take it is up.
+    async def queued(self, lane: str, slot: Slot, place: Place, targets: tuple[str, ...], only: str | None) -> Outlook:
+        """Position and seconds of a queued job, without the sentence; no seconds while no target that may take it is up.
 
         Args:
             lane: its lane.
             slot: its slot.
-            position: its place in the slot by due.
+            place: where it stands.
             targets: who may take it; empty: all.
             only: the one target that may.
-            ahead: jobs of its lane that are due before it.
         """
         await self._prospects.fresh()
-        able = self._able(targets, only)
+        able, position = self._able(targets, only), place.position
         if self._stands_still(able, lane) is not None:
-            return None
+            return Outlook(position)
         if slot is not Slot.DRAIN:
-            return self._beside(position, lane, able)
+            return Outlook(position, self._beside(position, lane, able))
         facts = self._prospects.facts(lane)
         model = lane.partition("?")[0] if facts is None else facts.model
-        seen = self._forecast(lane, model, ahead, able)
-        return self._in_turn(position, lane, able) if seen is None else round(seen.eta_seconds, 1)
+        seen = self._forecast(lane, model, place, able)
+        if seen is None:
+            return Outlook(position, self._in_turn(position, lane, able))
+        return Outlook(seen.position, round(seen.eta_seconds, 1))
+
+    async def eta(
+        self, lane: str, slot: Slot, position: int, targets: tuple[str, ...], only: str | None, ahead: int = 0
+    ) -> float | None:
+        """The seconds alone."""
+        return (await self.queued(lane, slot, Place(position, ahead), targets, only)).eta_seconds
 
     async def place(self, call: Call) -> tuple[int, float | None] | None:
         """Place and seconds of a streaming caller's job, for a heartbeat; None when it isn't queued."""
-        found = await self._queue.place(call.job_id)
-        if found is None:
+        place = await self._queue.place(call.job_id)
+        if place is None:
             return None
-        position, ahead = found
-        return position, await self.eta(call.lane, Slot.DRAIN, position, call.targets, call.target_only, ahead)
+        seen = await self.queued(call.lane, Slot.DRAIN, place, call.targets, call.target_only)
+        return seen.position or place.position, seen.eta_seconds
 
     # ------------------------------------------------------------------------ admission
 
@@ -137,7 +143,7 @@ class Outlooks:
         classes = tuple(1 if rank == new.priority else 0 for rank in range(len(Priority)))
         due = self._prospects.now() + min(new.max_wait, max(0.0, new.deadline_in - new.service))
         extra = LaneView(new.lane, new.canonical, due, new.priority, (classes[0], classes[1], classes[2]))
-        seen = self._forecast(new.lane, new.canonical, ahead, able, extra)
+        seen = self._forecast(new.lane, new.canonical, Place(0, ahead), able, extra)
         if seen is None:
             return None
         start = seen.eta_seconds
@@ -179,7 +185,7 @@ class Outlooks:
     # ------------------------------------------------------------------------ parts
 
     def _forecast(
-        self, lane: str, model: str, ahead: int, able: list[TargetStatus], extra: LaneView | None = None
+        self, lane: str, model: str, place: Place, able: list[TargetStatus], extra: LaneView | None = None
     ) -> Forecast | None:
         up = [status for status in able if status.state == "up"]
         if any(held.get("pinned") and held.get("lane") == lane for status in up for held in status.resident):
@@ -187,7 +193,9 @@ class Outlooks:
         name, prospects = self._prospects.of(lane, model, up, extra)
         if not prospects:
             return None
-        return forecast(name, ahead, prospects, self._prospects.now(), self._policy)
+        known = sum(len(status.running) for status in self._inventory.targets)
+        begun = max(0, place.in_flight - known)
+        return forecast(name, place.ahead, prospects, self._prospects.now(), self._policy, begun)
 
     def _beside(self, position: int, lane: str, able: list[TargetStatus]) -> float | None:
         """In a slot beside the drain: the runs before it, one after the other."""

@@ -260,6 +260,26 @@ async def test_a_host_gets_so_many_at_once_whatever_its_urls(ground: Ground) -> 
     assert await newest(ground, f"evt_{first}_1") == 2
 
 
+async def test_at_a_full_host_who_takes_its_events_goes_before_who_hangs(ground: Ground) -> None:
+    """One host may be many receivers' front door, and those that hang have its places most of the time."""
+
+    async def told(url: str, outcome: Outcome) -> None:
+        attempt = await begin(ground, f"evt_{await job(ground, url)}_1", 1)
+        await settle(ground, attempt, outcome)
+
+    await told(f"https://{HOST}/well", Outcome.DELIVERED)
+    await told(f"https://{HOST}/hung", Outcome.FAILED)
+    await crowd(ground, 249, (time.time() + 3600) * 1000)
+    busy = await begin(ground, f"evt_{await job(ground, f'https://{HOST}/busy')}_1", 1)
+    for path in ("hung", "new", "well"):
+        await job(ground, f"https://{HOST}/{path}")
+    assert busy is not None
+    line = await ground.look.zrange(ground.key(k.WAITING, HOST), 0, -1)
+    assert [url.rpartition("/")[2] for url in line] == ["well", "new", "hung"]
+    shouted = await job(ground, f"https://{HOST.upper()}/shouted")
+    assert await newest(ground, f"evt_{shouted}_1") == 0, "a host's name has no case"
+
+
 async def test_places_at_a_host_that_nobody_gave_back_are_free_again(ground: Ground) -> None:
     await crowd(ground, 250, (time.time() + 3600) * 1000)
     late = await job(ground, f"https://{HOST}/")

@@ -9,6 +9,7 @@ local PLACES = 4 -- at a URL
 local HOST_PLACES = 250 -- at a host, all its URLs together: a quarter of what arq runs at once (workers/background.py)
 local HOST_MS = 60000 -- nobody holds a place for longer than a fraction of this without asking anew
 local HANDED_MS = 10000 -- after which somebody looks whether arq still has what it was handed
+local AHEAD_MS = 60000 -- in a full host's line: whose last event was taken goes before who is new, and that before who fails
 local FULL_MS = 30000 -- after which somebody looks again for a URL whose host has no place left
 local FIRST = 50 -- of a line that are looked at, where the jobs of some are being told already
 local AT_ONCE = 0 -- a moment before all others: what not even a broken receiver puts off
@@ -33,7 +34,7 @@ local function delivery_read(evt)
   }
 end
 
-local function host_of(url) return string.match(url, '^%a+://([^/?#]+)') or 'other' end
+local function host_of(url) return string.lower(string.match(url, '^%a+://([^/?#]+)') or 'other') end
 
 -- Places, at the URL and at its host, until `till` (ms): whoever is lost then has none.
 local function hold_place(d, till)
@@ -50,6 +51,13 @@ end
 local function host_is_full(host, now)
   redis.call('ZREMRANGEBYSCORE', k_busy(host), '-inf', '(' .. now)
   return redis.call('ZCARD', k_busy(host)) >= HOST_PLACES
+end
+
+-- Into the line of its host, which may be many receivers' front door: those that hang hold up those that don't for a place only.
+local function stand_in_line(url, now)
+  local known = redis.call('HMGET', k_receiver(url), 'delivered', 'failures')
+  local since = known[2] and now + AHEAD_MS or known[1] and now - AHEAD_MS or now
+  redis.call('ZADD', k_waiting(host_of(url)), 'NX', since, url)
 end
 
 local function arq_id(evt, ticket) return k_arq() .. ':' .. evt .. ':' .. ticket end
@@ -118,7 +126,7 @@ local function fill(url, now)
       look = math.min(look, probe_at)
       break
     elseif not told[d.job] and taken < PLACES and host_is_full(host, now) then
-      redis.call('ZADD', k_waiting(host), 'NX', now, url)
+      stand_in_line(url, now)
       look, full = math.min(look, now + FULL_MS), true
       break
     elseif not told[d.job] and taken < PLACES then
@@ -150,7 +158,7 @@ end
 local function fill_next(url, now)
   local host, first = host_of(url), nil
   if redis.call('EXISTS', k_waiting(host)) == 0 then return fill(url, now) end
-  redis.call('ZADD', k_waiting(host), 'NX', now, url)
+  stand_in_line(url, now)
   local line = redis.call('ZRANGE', k_waiting(host), 0, PLACES)
   for _, other in ipairs(line) do
     if host_is_full(host, now) then break end

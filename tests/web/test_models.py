@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from foreman.core.jobs import Slot
 from foreman.link.channel import Framing, Head
 from foreman.web.pool import inventory
@@ -48,6 +50,30 @@ async def test_a_model_that_comes_right_after_a_look_for_another_is_found(gatewa
     await worker.publish("gpu1", "m:latest", "new:latest")
     await (await worker.claim()).done(*LINES)
     assert (await caller.reply()).status == 200
+
+
+async def test_a_look_that_began_before_the_call_came_says_nothing_of_its_model(gateway, worker, dial, monkeypatch):
+    monkeypatch.setattr(inventory, "PROBE_WAIT", 20.0)
+    earlier = time.time()
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", {**CHAT, "model": "new"})
+    await worker.publish("gpu1", "m:latest", probed_at=earlier)
+    await wait_until(lambda: gateway.inventory.targets[0].probed_at == earlier)
+    await worker.publish("gpu1", "m:latest", "new:latest")
+    await (await worker.claim()).done(*LINES)
+    assert (await caller.reply()).status == 200
+
+
+async def test_a_model_by_its_id_is_looked_for_too(gateway, worker, dial, store):
+    caller = await dial(gateway)
+    inbox = await store.inbox("worker", worker.name)
+    inbox.watch(["gpu1"])
+    caller.ask("GET", "/v1/models/new")
+    while (order := await inbox.receive()) is None or order.verb != "probe":
+        pass
+    await worker.publish("gpu1", "m:latest", "new:latest")
+    reply = await caller.reply()
+    assert (reply.status, reply.json()["id"]) == (200, "new")
 
 
 async def test_without_a_reachable_target_an_unknown_model_queues(gateway, worker, dial):

@@ -54,9 +54,10 @@ class OpenAIAPI:
         return _json({"object": "list", "data": listed or None})
 
     async def model(self, request: web.Request) -> web.StreamResponse:
-        """One model, under the name it was asked by."""
+        """One model, under the name it was asked by; one that nobody has is looked for first."""
         wanted = request.match_info["id"]
         canonical = lanes.canonical(wanted)
+        await self.intake.inventory.find(wanted, hurry=True)
         for entry in inventory.tags(await self.intake.inventory.fresh()):
             if lanes.canonical(str(entry.get("name") or entry.get("model"))) == canonical:
                 return _json(inventory.v1_model(entry, wanted))

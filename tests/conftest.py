@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,20 @@ _running: dict[str, str] = {}
 # Each of the hundreds of processes that the tests start would compile all of foreman anew, at twice the cost of its start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+LONG = ("attack/", "cli/", "client", "demo/", "proxies/", "simulate/", "test_", "walkthrough/", "web/dashboard/")
+"""Below tests/: what starts programs or counts long. A worker of xdist gets these files first, so that none is the last."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # xdist's own: files with many tests first, and those are the quick ones
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    items.sort(key=lambda item: not item.path.relative_to(here).as_posix().startswith(LONG))
 
 
 def pytest_sessionstart() -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 ROLES = ("gateway", "worker", "background")
+START = 60.0
+"""Seconds for a foreman to come up: two on a quiet machine, tens where all of it is compiled first, in several at once."""
 
 
 @dataclass(slots=True)
@@ -120,7 +122,7 @@ async def rig(folder: Path, targets: str, mode: str = "one", models: int = 1, **
             for role in ROLES:
                 await house.spawn(role, "--role", role)
         try:
-            await house.until(lambda tags: len(tags.get("models", [])) >= models, "/api/tags")
+            await house.until(lambda tags: len(tags.get("models", [])) >= models, "/api/tags", START)
         except TimeoutError:
             logs = "\n".join(f"--- {name}\n{house.log(name)[-3000:]}" for name in house.processes)
             raise AssertionError(f"foreman did not come up in front of {targets}:\n{logs}") from None

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from foreman.store.client import redis_client
-from tests.exchange import Answer, exchange, read_answer, read_head
+from tests.exchange import Answer, exchange, read_answer, read_chunk, read_head
 from tests.rig import House, rig
+from tests.waiting import wait_until as until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from foreman.demo.ollama import FakeOllama
@@ -41,18 +42,6 @@ STREAMS: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
     "v1-messages": ("/v1/messages", {**CHAT, "max_tokens": 9, "stream": True}, {}),
 }
 """A streamed call in each dialect: path, body, headers."""
-
-
-async def until(what: Callable[[], Any], timeout: float = 20) -> Any:
-    """Wait until `what()` (awaited where it is a coroutine) is true; its value."""
-    async with asyncio.timeout(timeout):
-        while True:
-            seen = what()
-            if asyncio.iscoroutine(seen):
-                seen = await seen
-            if seen:
-                return seen
-            await asyncio.sleep(0.01)
 
 
 @dataclass(slots=True)
@@ -83,6 +72,14 @@ class Caller:
         """The next head."""
         async with asyncio.timeout(timeout):
             return await read_head(self.reader)
+
+    async def chunks(self, timeout: float = 20) -> list[bytes]:
+        """All chunks of the body that are still to come."""
+        found = []
+        async with asyncio.timeout(timeout):
+            while chunk := await read_chunk(self.reader):
+                found.append(chunk)
+        return found
 
     async def rest(self, timeout: float = 20) -> bytes:
         """Everything until the connection ends, reset or not."""

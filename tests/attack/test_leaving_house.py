@@ -12,7 +12,6 @@ import pytest
 
 from foreman.demo.ollama import FakeOllama
 from tests.attack.ground import ASK, CHAT, MODES, Site, site, until
-from tests.exchange import read_chunk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,15 +32,6 @@ async def streaming(at: Site, after: int = 2) -> tuple[Caller, Gate]:
     caller.ask("/api/chat", CHAT)
     await gate.reached()
     return caller, gate
-
-
-async def rest(caller: Caller) -> bytes:
-    """The body to its end."""
-    found = b""
-    async with asyncio.timeout(30):
-        while chunk := await read_chunk(caller.reader):
-            found += chunk
-    return found
 
 
 def fake_of(**more: object) -> FakeOllama:
@@ -68,7 +58,7 @@ async def test_sigterm_lets_a_stream_end(tmp_path: Path, valkey: str, mode: str)
         kept.ask("/readyz", b"", method="GET")
         assert (await kept.answer()).status == 503
         gate.open()
-        assert b'"done":true' in await rest(caller)
+        assert b'"done":true' in b"".join(await caller.chunks())
         assert await asyncio.wait_for(process.wait(), 20) == 0
         at.house.processes.pop(name)
 
@@ -85,10 +75,10 @@ async def test_after_the_grace_what_still_runs_is_told(tmp_path: Path, valkey: s
         name = "serve" if mode == "one" else "gateway"
         process = at.house.processes.pop(name)
         process.send_signal(signal.SIGTERM)
-        answer, said = await asyncio.gather(waiting.answer(), rest(caller))
+        answer, said = await asyncio.gather(waiting.answer(), caller.chunks())
         assert (answer.status, answer.header("X-Foreman-Error")) in {(503, "shutting_down"), (200, None)}, answer
-        assert json.loads(said.splitlines()[-1])["error"]
-        assert b'"done":true' not in said
+        assert json.loads(said[-1])["error"]
+        assert not any(b'"done":true' in line for line in said)
         assert await asyncio.wait_for(process.wait(), 20) == 0
         assert time.monotonic() - began < 10
         await at.fake.until(lambda fake: not fake.answering)
@@ -115,7 +105,7 @@ async def test_a_worker_that_leaves_hands_its_jobs_back(tmp_path: Path, valkey: 
         await caller.head()
         process = at.house.processes.pop("worker2")
         process.send_signal(signal.SIGTERM)
-        last = json.loads((await rest(caller)).splitlines()[-1])
+        last = json.loads((b"".join(await caller.chunks())).splitlines()[-1])
         assert "error" in last
         assert await asyncio.wait_for(process.wait(), 20) == 0
 

@@ -14,7 +14,6 @@ import pytest_asyncio
 from foreman.demo.ollama import FakeOllama
 from foreman.store.embedded import EmbeddedServer
 from tests.attack.ground import CHAT, MODES, STREAMS, Site, site, until
-from tests.exchange import read_chunk
 
 if TYPE_CHECKING:
     from foreman.demo.ollama import Gate
@@ -79,15 +78,6 @@ async def stream(at: Site, dialect: str, after: int) -> tuple[Caller, Gate]:
     return caller, gate
 
 
-async def rest(caller: Caller) -> bytes:
-    """The body to its end."""
-    found = b""
-    async with asyncio.timeout(20):
-        while chunk := await read_chunk(caller.reader):
-            found += chunk
-    return found
-
-
 @pytest.mark.parametrize("dialect", ["chat", "v1-messages"])
 async def test_away_in_mid_stream(pair: tuple[Site, EmbeddedServer], dialect: str) -> None:
     at, server = pair
@@ -102,7 +92,7 @@ async def test_away_in_mid_stream(pair: tuple[Site, EmbeddedServer], dialect: st
         assert json.loads(health.body)["degraded"] is True
         assert (await until(lambda: _not_ready(at))) is True
         gate.open()
-        said = await rest(caller)
+        said = b"".join(await caller.chunks())
         assert {"chat": b'"done":true', "v1-messages": b"message_stop"}[dialect] in said
         assert b"error" not in said
     finally:
@@ -125,7 +115,7 @@ async def test_away_before_the_first_byte(pair: tuple[Site, EmbeddedServer]) -> 
         gate.open()
         answer_head = await caller.head()
         assert answer_head.status == 200
-        assert b'"done":true' in await rest(caller)
+        assert b'"done":true' in b"".join(await caller.chunks())
     finally:
         at.fake.clear()
         await asyncio.to_thread(server.start)
@@ -146,7 +136,7 @@ async def test_away_longer_than_the_lease_in_mid_stream(pair: tuple[Site, Embedd
     finally:
         await asyncio.to_thread(server.start)
     gate.open()
-    last = (await rest(caller)).splitlines()[-1]
+    last = (b"".join(await caller.chunks())).splitlines()[-1]
     assert b'"done":true' in last or b'"error"' in last
     at.fake.clear()
     await back(at)
@@ -209,7 +199,7 @@ async def test_killed_while_idle_and_while_a_job_runs(pair: tuple[Site, Embedded
             caller, gate = started
             gate.open()
             await caller.head()
-            assert b'"done":true' in await rest(caller)
+            assert b'"done":true' in b"".join(await caller.chunks())
         await until(lambda pid=pid: server.pid not in {None, pid})
         await back(at)
     left = {
@@ -231,7 +221,7 @@ async def test_frozen_is_as_good_as_away(pair: tuple[Site, EmbeddedServer]) -> N
     try:
         await refused(at)
         gate.open()
-        assert b'"done":true' in await rest(caller)
+        assert b'"done":true' in b"".join(await caller.chunks())
     finally:
         os.kill(pid, signal.SIGCONT)
         at.fake.clear()

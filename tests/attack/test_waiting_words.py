@@ -50,15 +50,6 @@ async def chunks(caller: Caller, count: int, timeout: float = 20) -> list[bytes]
         return [await read_chunk(caller.reader) for _ in range(count)]
 
 
-async def rest(caller: Caller, timeout: float = 20) -> list[bytes]:
-    """All chunks to the end."""
-    found = []
-    async with asyncio.timeout(timeout):
-        while chunk := await read_chunk(caller.reader):
-            found.append(chunk)
-    return found
-
-
 @pytest.mark.parametrize("dialect", ["chat", "chat-sse", "v1-chat", "v1-messages"])
 async def test_the_head_is_held_then_heartbeats_in_every_state(at: Site, dialect: str) -> None:
     """queued, then prefill, then silence between two tokens: spaces or comment lines, and a whole answer after them."""
@@ -92,7 +83,7 @@ async def test_the_head_is_held_then_heartbeats_in_every_state(at: Site, dialect
     ):
         silent += await chunks(caller, 1)
     gate.open()
-    last = await rest(caller)
+    last = await caller.chunks()
     everything = b"".join([*waiting, *prefill, *silent, *last])
     if dialect in NATIVE:
         assert waiting == [b" "] * 3
@@ -125,7 +116,7 @@ async def test_loading_says_so_and_then_its_eta(at: Site) -> None:
             while not re.fullmatch(pattern, beat := await read_chunk(caller.reader)):
                 assert re.match(rb": (queued|loading) ", beat), (turn, beat)
         gate.open()
-        assert (await rest(caller))[-1] == b"data: [DONE]\n\n"
+        assert (await caller.chunks())[-1] == b"data: [DONE]\n\n"
         await at.settled()
 
 
@@ -162,7 +153,7 @@ async def test_a_failure_before_the_head_keeps_its_status_and_after_it_is_in_ban
         assert (await caller.head()).status == 200
         await chunks(caller, 2)
         gate.open()
-        said = await rest(caller)
+        said = await caller.chunks()
         text = b"".join(said)
         if path == "/api/chat":
             assert text.lstrip(b" ") == b'{"error":"no luck"}\n'
@@ -182,7 +173,7 @@ async def test_a_load_call_that_was_committed_is_one_line(at: Site) -> None:
     assert (head.status, head.header("Content-Type")) == (200, "application/x-ndjson")
     await chunks(caller, 2)
     gate.open()
-    said = b"".join(await rest(caller))
+    said = b"".join(await caller.chunks())
     assert json.loads(said)["done_reason"] == "load"
     assert said.lstrip(b" ").rstrip(b"\n") == said.strip()
     await at.settled()
@@ -201,5 +192,5 @@ async def test_a_call_waits_for_a_target_that_is_down_and_then_runs(at: Site) ->
             if beat.startswith(b": waiting target=main down_for="):
                 break
     await at.fake.start()
-    assert (await rest(caller))[-1] == b"data: [DONE]\n\n"
+    assert (await caller.chunks())[-1] == b"data: [DONE]\n\n"
     await at.settled()

@@ -18,6 +18,7 @@ from foreman.protocols.link import Decoder, Frame, Kind
 from foreman.protocols.link_hello import GatewayHello, WorkerHello
 from foreman.store.records import GatewayPresence
 from foreman.tasks import Tasks
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from foreman.link.local import LocalLink
@@ -28,15 +29,6 @@ GATEWAY = "gw-01"
 WORKER = "wk-01"
 HEAD = Head(200, (("Content-Type", "application/x-ndjson"), ("X-Odd", "caf\udce9")), Framing.NDJSON)
 WINDOW = 1 << 20
-
-
-async def wait_until(predicate, timeout: float = 20, what: str = "the condition"):
-    """Give the loop turns until `predicate()` holds; its value."""
-    async with asyncio.timeout(timeout):
-        while not (value := predicate()):  # noqa: ASYNC110 - sockets and transports have no event to wait for
-            await asyncio.sleep(0.001)
-    assert value, what
-    return value
 
 
 @dataclass

@@ -23,7 +23,7 @@ from foreman.store.embedded import EmbeddedServer, find_binary
 from foreman.store.errors import StoreRefusedError, StoreUnavailableError
 from tests.conftest import StoreSettings
 from tests.store.ground import new_job
-from tests.store.waiting import wait_until
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

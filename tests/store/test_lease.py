@@ -19,7 +19,7 @@ from foreman.store.client import Store, connect, redis_client
 from foreman.store.embedded import EmbeddedServer
 from foreman.store.lease import LeaseKeeper
 from tests.store.ground import worker
-from tests.store.waiting import wait_until
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from redis import Redis

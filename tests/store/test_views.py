@@ -9,7 +9,7 @@ from foreman.core.jobs import Priority, Slot, State
 from foreman.store import keys as k
 from foreman.store.pulse import Pulse
 from foreman.store.records import SwapRecord
-from tests.store.waiting import wait_until
+from tests.waiting import wait_until
 
 LATE = Failure(Code.STALLED, 'nothing came: "code": "x"')
 

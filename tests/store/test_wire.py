@@ -20,7 +20,7 @@ from foreman.store.errors import ScriptError, StoreUnavailableError
 from foreman.store.keys import PROBE, Keys
 from foreman.store.url import parse
 from foreman.store.wire import Wire
-from tests.store.waiting import wait_until
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

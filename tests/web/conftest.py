@@ -13,8 +13,11 @@ from foreman.settings import load
 from foreman.web.app import Gateway
 from foreman.web.calls import waiting
 from foreman.web.pool import inventory
+from tests.waiting import wait_until
 from tests.web.caller import Caller
 from tests.web.puppet import Puppet
+
+__all__ = ["wait_until"]
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -86,18 +89,6 @@ async def dial():
     yield connect
     for caller in callers:
         await caller.close()
-
-
-async def wait_until(condition, seconds: float = 10.0):
-    """Wait for `condition` (may be async) to give something true; that is returned."""
-    async with asyncio.timeout(seconds):
-        while True:
-            value = condition()
-            if asyncio.iscoroutine(value):
-                value = await value
-            if value:
-                return value
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -17,21 +17,10 @@ from foreman.demo.ollama import FakeOllama
 from foreman.link.local import LocalLink
 from foreman.settings import load
 from foreman.store.records import GatewayPresence, NewJob
+from tests.waiting import wait_until
 from workers.service import Worker
 
 _numbers = itertools.count(1)
-
-
-async def wait_until(predicate, timeout: float = 20.0):
-    """The predicate's value once it is true. For states that no event announces to a test."""
-    async with asyncio.timeout(timeout):
-        while True:
-            value = predicate()
-            if asyncio.iscoroutine(value):
-                value = await value
-            if value:
-                return value
-            await asyncio.sleep(0.005)
 
 
 class Caller:

@@ -82,7 +82,7 @@ class Injectors:
             return False
         await asyncio.sleep(self.chance.uniform(0.0, 0.3))
         _, worker, life = found
-        await self._another(life.seat)
+        await self.another(life.seat)
         return await self._strike(worker, life, signal.SIGKILL, self.ledger.kills)
 
     async def _strike(self, worker: str, life: Life, sign: signal.Signals, book: dict[str, float]) -> bool:
@@ -116,7 +116,7 @@ class Injectors:
             kind = {"w": "worker", "g": "gateway", "b": "background"}[name[0]]
             self.ledger.blow(f"SIGKILL {'target' if name.startswith('gpu') else kind}", name, at)
 
-    async def _another(self, name: str) -> None:
+    async def another(self, name: str) -> None:
         """Wait (a while) until somebody else of that role is up: a pool that nobody serves shows nothing but waiting."""
         peers = [
             other for other in self.pool.seats if other[0] == name[0] and len(other) == len(name) and other != name
@@ -160,7 +160,7 @@ class Injectors:
         if found is None:
             return False
         job_id, worker, life = found
-        await self._another(life.seat)
+        await self.another(life.seat)
         async with self.pool.seats[life.seat].hands:
             if life.ended is not None:
                 return False

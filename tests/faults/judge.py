@@ -6,7 +6,6 @@ legal moves, so that a mistake in foreman's is seen. What I return is a list of 
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections import Counter, defaultdict
@@ -14,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from foreman.store.keys import ARQ, PERMANENT, Keys
-from tests.faults.injectors import NUMBERS
 from tests.faults.ledger import Said
-from tests.faults.topology import POOL, WORKER_GRACE
+from tests.faults.topology import POOL
 
 if TYPE_CHECKING:
     from tests.faults.ledger import Ledger, Sent, Try
@@ -30,9 +28,6 @@ EDGES: Final = {
     "loading": {"queued", "working", "failed", "cancelled"},
     "working": {"queued", "done", "failed", "cancelled"},
 }
-RECOVERY: Final = 6.0
-HANDED_BACK: Final = 1.0
-"""Seconds, contract of docs/reliability.md."""
 SLACK: Final = 0.05
 """Seconds by which two processes' readings of one clock may differ."""
 LOST: Final = frozenset({"poison", "interrupted"})
@@ -51,7 +46,7 @@ class Promise:
     """What was counted or measured."""
     breaches: list[str] = field(default_factory=list)
     unjudged: str = ""
-    """Why a time promise was not judged."""
+    """Why a promise about time was not judged."""
 
 
 @dataclass(slots=True)
@@ -77,29 +72,33 @@ class Kept:
 
 async def read(pool: Topology) -> dict[str, Kept]:
     """Every job of the store."""
-    found = {}
     prefix = f"{pool.key}job:"
-    async for key in pool.look.scan_iter(match=f"{prefix}*", count=1000):
-        job_id = key.removeprefix(prefix)
-        if ":" in job_id:
-            continue
-        row = await pool.look.hgetall(key)
-        events = [dict(entry) for _, entry in await pool.look.xrange(f"{key}:events")]
-        answer = await pool.look.get(f"{key}:artifact:completion")
+    names = [key.removeprefix(prefix) async for key in pool.look.scan_iter(match=f"{prefix}*", count=1000)]
+    return await read_some(pool, [name for name in names if ":" not in name])
+
+
+async def read_some(pool: Topology, names: list[str]) -> dict[str, Kept]:
+    """These jobs, each as it is at one moment; without those that are no more."""
+    found = {}
+    for job_id in names:
+        key = f"{pool.key}job:{job_id}"
+        async with pool.look.pipeline(transaction=True) as pipe:
+            pipe.hgetall(key)
+            pipe.xrange(f"{key}:events")
+            pipe.get(f"{key}:artifact:completion")
+            row, entries, answer = await pipe.execute()
         if "state" in row:
-            found[job_id] = Kept(job_id, row, events, answer)
+            found[job_id] = Kept(job_id, row, [dict(entry) for _, entry in entries], answer)
     return found
 
 
 class Judge:
-    """All checks of one run."""
+    """All checks of one run of what must hold exactly."""
 
-    def __init__(self, pool: Topology, ledger: Ledger, jobs: dict[str, Kept], naps: list[tuple[float, float]]) -> None:
+    def __init__(self, pool: Topology, ledger: Ledger, jobs: dict[str, Kept]) -> None:
         self.pool = pool
         self.ledger = ledger
         self.jobs = jobs
-        self.naps = naps
-        """When the control process woke up late, and by how much, in seconds."""
         self._given_up: dict[int, list[Kept]] = defaultdict(list)
         """Jobs that ended because their caller had enough, by the second of it and those around."""
         for job in jobs.values():
@@ -109,11 +108,16 @@ class Judge:
                     self._given_up[around].append(job)
 
     def all(self) -> list[Promise]:
-        """The promises about jobs; those about webhooks and keys come from elsewhere."""
+        """The promises about jobs; those about time, webhooks and keys come from elsewhere."""
         return [
             self.lost(), self.one_end(), self.edges(), self.epochs(), self.splices(), self.stale(), self.explained(),
-            self.sockets(), self.idempotency(), self.again(), self.back(), self.handed_back(), self.processes(),
+            self.sockets(), self.idempotency(), self.processes(),
         ]  # fmt: skip
+
+    def so_far(self) -> list[str]:
+        """What is broken already of what must hold exactly, in jobs that have ended."""
+        promises = (self.one_end(), self.edges(), self.epochs(), self.splices(), self.stale())
+        return [f"{promise.name}: {breach}" for promise in promises for breach in promise.breaches]
 
     # ------------------------------------------------------------------ exactly
 
@@ -287,77 +291,6 @@ class Judge:
         promise.seen = f"{lives} lives, {len(self.pool.refusals)} starts refused while the store was away"
         return promise
 
-    # ------------------------------------------------------------------ in time
-
-    def again(self) -> Promise:
-        """From a worker's SIGKILL to the first claim of whoever runs what it ran: that job, or one that was due before it."""
-        claims: dict[str, list[float]] = defaultdict(list)
-        for job in self.jobs.values():
-            for claim in job.claims():
-                claims[claim["worker"]].append(int(claim["time"]) / 1000)
-        spans = []
-        for job in self.jobs.values():
-            for last, back, next_ in _triples(job.events) if _number(job) >= NUMBERS else ():
-                if back["reason"] == "interrupted" and next_["reason"] == "claimed":
-                    since = self.ledger.kills.get(last["worker"], 0.0)
-                    its = int(next_["time"]) / 1000
-                    spans.append((last, min((at for at in claims[next_["worker"]] if at >= since), default=its)))
-        return self._recovery(f"its target works again within {RECOVERY:g} s of a worker's SIGKILL", spans)
-
-    def back(self) -> Promise:
-        """From a worker's SIGKILL to the moment in which what it ran stands at the head of its lane; of all jobs."""
-        steps = [pair for job in self.jobs.values() for pair in itertools.pairwise(job.events)]
-        spans = [(last, int(back["time"]) / 1000) for last, back in steps if back["reason"] == "interrupted"]
-        return self._recovery(f"back in its lane within {RECOVERY:g} s of a worker's SIGKILL", spans)
-
-    def _recovery(self, name: str, spans: list[tuple[dict[str, str], float]]) -> Promise:
-        """spans: what the lost worker had written last, and when it was made good."""
-        promise = Promise(name)
-        calm: list[float] = []
-        storm: list[float] = []
-        for last, ended in spans:
-            killed = self.ledger.kills.get(last["worker"])
-            if killed is None or ended < killed:
-                continue
-            took = ended - killed
-            if self.ledger.between(killed, min(ended, killed + RECOVERY), *OUTAGES) or (
-                took > RECOVERY and self._heir_died(killed, ended, last["worker"])
-            ):
-                storm.append(took)
-                continue
-            calm.append(took)
-            if took > RECOVERY:
-                if (late := self._late(killed, killed + took)) > RECOVERY / 10:
-                    promise.unjudged = f"some not judged: the machine was late by {late:.2f} s"
-                else:
-                    promise.breaches.append(f"{took:.2f} s after the kill of {last['worker']}")
-        promise.seen = f"{_spread(calm)}; amid other blows {_spread(storm)}"
-        return promise
-
-    def handed_back(self) -> Promise:
-        """From the end of a worker's grace to the hand-back of what it still ran."""
-        promise = Promise(f"handed back within {HANDED_BACK:g} s of a SIGTERM's grace, no attempt used")
-        took: list[float] = []
-        for job in self.jobs.values():
-            for before, event in itertools.pairwise(job.events):
-                told = self.ledger.terms.get(event["worker"])
-                if event["state"] != "queued" or told is None or int(event["time"]) / 1000 < told:
-                    continue
-                if event["reason"] not in {"shutdown", "released"}:
-                    promise.breaches.append(f"{job.id}: {event['reason']} after SIGTERM")
-                    continue
-                if event["attempt"] != before["attempt"]:
-                    promise.breaches.append(f"{job.id}: the hand-back used an attempt")
-                after = int(event["time"]) / 1000 - told - WORKER_GRACE
-                took.append(max(0.0, after))
-                if after > HANDED_BACK and not self.ledger.between(told, told + after, *OUTAGES):
-                    if (late := self._late(told, told + after)) > HANDED_BACK / 10:
-                        promise.unjudged = f"not judged: the machine was late by {late:.2f} s"
-                    else:
-                        promise.breaches.append(f"{job.id}: {after:.2f} s after the grace")
-        promise.seen = _spread(took)
-        return promise
-
     # ------------------------------------------------------------------ help
 
     def _async(self) -> list[tuple[Sent, Kept]]:
@@ -392,33 +325,6 @@ class Judge:
             spans += [(blow.at - 0.2, blow.till + 5) for blow in self.ledger.blows if blow.kind in OUTAGES]
             return any(began <= one.ended and ended >= one.began for began, ended in spans)
         return code == "in the stream"
-
-    def _heir_died(self, began: float, ended: float, worker: str) -> bool:
-        """Whether another worker was killed in that span too, or had just been: the one that would have taken over."""
-        return any(other != worker and began - 2.0 <= at <= ended for other, at in self.ledger.kills.items())
-
-    def _late(self, began: float, ended: float) -> float:
-        """By how much the control process was late in a span, at most."""
-        return max((late for at, late in self.naps if began <= at and at - late <= ended), default=0.0)
-
-
-def _number(job: Kept) -> int:
-    return int(json.loads(job.row.get("metadata") or "{}").get("number", 0))
-
-
-def _triples(events: list[dict[str, str]]) -> list[tuple[dict[str, str], ...]]:
-    return list(zip(events, events[1:], events[2:], strict=False))
-
-
-def _spread(took: list[float]) -> str:
-    """p50, p99 and max of some seconds."""
-    if not took:
-        return "none"
-    took = sorted(took)
-    return (
-        f"{len(took)}: p50 {took[len(took) // 2]:.2f}, p99 {took[min(len(took) - 1, int(len(took) * 0.99))]:.2f}, "
-        f"max {took[-1]:.2f} s"
-    )
 
 
 async def webhooks(pool: Topology, ledger: Ledger, receivers: Receivers, jobs: dict[str, Kept]) -> Promise:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,3 +50,18 @@ def table(ledger: Ledger, promises: list[Promise], naps: list[tuple[float, float
         if len(promise.breaches) > SHOWN:
             say(f"{'':9}- and {len(promise.breaches) - SHOWN} more")
     return "\n".join(lines)
+
+
+def into(page: Path, script: str, text: str) -> None:
+    """The text into the page, between the script's two marks there, with the commit and the date."""
+    here = Path(__file__).parents[2]
+    said = subprocess.run(
+        ["git", "-C", str(here), "log", "-1", "--format=%h"], capture_output=True, text=True, check=False
+    )
+    commit = said.stdout.strip() or "?"
+    made = f"Commit {commit}, {time.strftime('%Y-%m-%d', time.gmtime())}.\n\n```\n{text.strip()}\n```"
+    begin, end = f"<!-- made by {script} --write -->\n", "<!-- end -->"
+    head, mark, rest = page.read_text().partition(begin)
+    if not mark:
+        raise SystemExit(f"{page} has no place for it: {begin.strip()} and {end.strip()}")
+    page.write_text(f"{head}{begin}{made}\n{end}{rest.partition(end)[2]}")

@@ -155,7 +155,9 @@ class Topology:
         """Target → its URL, past its wire."""
         self._store: subprocess.Popen[bytes] | None = None
         self._store_port = free_port()
-        self.look: Redis = Redis(port=self._store_port, decode_responses=True, socket_timeout=5)
+        self.look: Redis = Redis(
+            port=self._store_port, decode_responses=True, encoding_errors="replace", socket_timeout=5
+        )
         """Our own line to the store, past all wires."""
         self.key = f"foreman:{POOL}:"
 
@@ -318,15 +320,20 @@ class Topology:
         return life
 
     async def ready(self, name: str, timeout: float = 30) -> Life:
-        """Until the life in a seat says that it is up; that life."""
-        async with asyncio.timeout(timeout):
-            while True:
-                life = self.seats[name].life
-                if life is not None:
-                    life.look()
-                    if life.up:
-                        return life
-                await asyncio.sleep(0.02)
+        """Until the life in a seat says that it is up; that life. Raises TimeoutError with what it has said."""
+        life = None
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    life = self.seats[name].life
+                    if life is not None:
+                        life.look()
+                        if life.up:
+                            return life
+                    await asyncio.sleep(0.02)
+        except TimeoutError as error:
+            said = life.log.read_text(errors="replace")[-600:] if life is not None else "nobody sits there"
+            raise TimeoutError(f"{name} is not up after {timeout:g} s: {said}") from error
 
     def up(self, name: str) -> bool:
         """Whether the life in a seat has started, and is not frozen."""

@@ -35,7 +35,7 @@ from foreman.web.calls.openai_api import OpenAIAPI
 from foreman.web.calls.readers import Readers
 from foreman.web.calls.resume_api import ResumeAPI
 from foreman.web.calls.waiting import Waiting
-from foreman.web.connection import CallerConnection
+from foreman.web.connection import FIELD_LIMIT, CallerConnection
 from foreman.web.dashboard.markup import PATH
 from foreman.web.dashboard.reading import Reading
 from foreman.web.dashboard.site import Site, sign_in_page
@@ -189,6 +189,8 @@ class Gateway:
             "access_log": None,
             "keepalive_timeout": KEEP_ALIVE,
             "lingering_time": LINGER,
+            "max_line_size": FIELD_LIMIT,
+            "max_field_size": FIELD_LIMIT,
         }
         self._runner = web.AppRunner(
             self._app(), handler_cancellation=True, shutdown_timeout=_LAST_WORDS, handle_signals=False, **kwargs

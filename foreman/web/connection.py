@@ -1,7 +1,7 @@
 """One caller's connection: aiohttp's own protocol with patience for slow headers and short words for broken requests.
 
-The app makes one of me per connection. I close a connection whose request head does not come within ten seconds, and
-answer what is no HTTP with a plain 400 and one log line; everything else is aiohttp's.
+The app makes one of me per connection. I close a connection whose request head does not come within ten seconds, or
+never ends, and answer what is no HTTP with a plain 400 and one log line; everything else is aiohttp's.
 """
 
 from __future__ import annotations
@@ -23,17 +23,22 @@ log = structlog.get_logger(__name__)
 
 HEAD_WITHIN: Final = 10.0
 """Seconds for a request's head, from the connection's start or the head's first byte."""
+FIELD_LIMIT: Final = 32 * 1024
+"""Bytes of one header field, or of the request line: tokens and a browser's cookies on localhost grow past 8 KiB."""
+HEAD_LIMIT: Final = 4 * FIELD_LIMIT
+"""Bytes of a whole head that is still on its way."""
 
 
 class CallerConnection(RequestHandler):
     """aiohttp's HTTP/1.1 server protocol for one connection."""
 
-    __slots__ = ("_head_timer", "_head_within")
+    __slots__ = ("_head_size", "_head_timer", "_head_within")
 
     def __init__(self, server: Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._head_within = HEAD_WITHIN
         self._head_timer: asyncio.TimerHandle | None = None
+        self._head_size = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
@@ -51,8 +56,14 @@ class CallerConnection(RequestHandler):
         super().data_received(data)
         if self._request_count != seen:
             self._disarm()
-        elif self._head_timer is None and self._waiter is not None:
-            self._arm()  # the first bytes of a head between two requests
+            self._head_size = 0
+        elif self._waiter is not None:  # a head, as far as it has come
+            self._head_size += len(data)
+            if self._head_size > HEAD_LIMIT:
+                log.info("request.head_too_long", limit=HEAD_LIMIT)
+                self.force_close()
+            elif self._head_timer is None:
+                self._arm()  # the first bytes of one between two requests
 
     def handle_error(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -224,6 +225,23 @@ async def test_broken_chunks_in_a_body_are_refused(gateway, dial, no_trace):
     )
     head = await caller.head()
     assert head.status == 400
+
+
+async def test_a_token_or_cookies_of_many_kilobytes_are_borne(gateway, dial):
+    reply = await (await dial(gateway)).get(
+        "/api/version", Cookie="x=" + "a" * 20_000, Authorization="Bearer " + "b" * 9_000
+    )
+    assert reply.status == 200
+
+
+@pytest.mark.parametrize(("fields", "said"), [(1, b"HTTP/1.0 400 Bad Request"), (100, b"")])
+async def test_a_head_without_end_is_not_borne(gateway, dial, no_trace, fields, said):
+    caller = await dial(gateway)
+    caller.send(b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n")
+    for number in range(fields):
+        caller.send(b"X-%d: " % number + b"a" * (200_000 // fields) + b"\r\n")
+    with contextlib.suppress(ConnectionError):
+        assert (await caller.reader.read()).partition(b"\r\n")[0] == said
 
 
 async def test_a_request_without_host_is_refused(gateway, dial):

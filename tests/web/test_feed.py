@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from foreman.core.jobs import State
+from foreman.store.operators import Kind
 from foreman.web.ops import feed
 from tests.web.conftest import wait_until
 
@@ -20,6 +21,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(feed, "EVERY", 0.02)
     monkeypatch.setattr(feed, "CALM", 0.04)
     monkeypatch.setattr(feed, "QUIET", 0.2)
+    monkeypatch.setattr(feed, "SHARE", 0.0)  # a look that took long on a busy machine is no pause of twenty times that
 
 
 class Listener:
@@ -152,6 +154,28 @@ async def test_tokens_alone_are_news_but_no_hurry(gateway, worker, listen, dial)
     await run.end(State.DONE)
     await listener.until(lambda state: state["jobs"]["done"] == 1)
     assert any(paces)
+
+
+async def test_while_it_is_calm_no_look_is_whole(gateway, worker, listen, dial, store, monkeypatch) -> None:
+    listener, caller = await listen(), await dial(gateway)
+    whole: list[int] = []
+    real = type(gateway.feed._snapshots).state
+    monkeypatch.setattr(type(gateway.feed._snapshots), "state", lambda self: (whole.append(1), real(self))[1])
+    monkeypatch.setattr(feed, "WHOLE", 1e9)
+    for _ in range(20):
+        del whole[:]
+        await listener.event()
+        if not whole:
+            break
+    assert not whole, "nothing changes"
+    await caller.post("/jobs", JOB)
+    await listener.until(lambda state: state["jobs"]["queued"] == 1)
+    for _ in range(3):
+        await listener.event()
+    lane = listener.state["lanes"][0]["lane"]
+    await store.operators.pause(Kind.LANE, lane, "operator")
+    monkeypatch.setattr(feed, "WHOLE", 0.0)
+    await listener.until(lambda state: state["lanes"][0]["paused"])
 
 
 async def test_nobody_listens_nobody_looks(gateway, worker, listen) -> None:

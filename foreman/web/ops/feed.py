@@ -30,6 +30,8 @@ EVERY: Final = 0.5
 """Seconds between two looks, and so between two events of a feed, at least."""
 CALM: Final = 1.0
 """Seconds between two looks while nothing but the running jobs' token counts moves."""
+WHOLE: Final = 2.5
+"""Seconds within which everything is looked at anew, however calm it seems."""
 SHARE: Final = 20.0
 """A look that takes long is followed by a pause of so many times that: looking never takes more than a 21st of the time."""
 QUIET: Final = 2.0
@@ -136,6 +138,8 @@ class Feed:
         self._listeners: set[Listener] = set()
         self._handlers: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._whole_at = float("-inf")
+        """When everything was looked at last, loop clock."""
 
     @property
     def listeners(self) -> int:
@@ -229,13 +233,15 @@ class Feed:
     async def _looking(self, first: asyncio.Future[None]) -> None:
         """Look while anybody listens."""
         loop = asyncio.get_running_loop()
+        pace = EVERY
         try:
             while self._handlers and not self._closing:
-                began, pace = loop.time(), EVERY
+                began = loop.time()
                 try:
-                    pace = EVERY if self._take(await self._snapshots.state()) else CALM
+                    pace = EVERY if self._take(await self._seen(calm=pace > EVERY)) else CALM
                 except Exception:  # a fault of ours costs one look
                     log.exception("feed.look_failed")
+                    pace = EVERY
                 if not first.done():
                     first.set_result(None)
                 for listener in list(self._listeners):
@@ -247,6 +253,15 @@ class Feed:
             self._look = None
             if not first.done():
                 first.set_result(None)
+
+    async def _seen(self, *, calm: bool) -> dict[str, Any]:
+        """The snapshot; a cheap one where it was calm and the last whole one is young."""
+        now = asyncio.get_running_loop().time()
+        state = await self._snapshots.calm() if calm and now - self._whole_at < WHOLE else None
+        if state is None:
+            self._whole_at = now
+            state = await self._snapshots.state()
+        return state
 
     def _take(self, state: dict[str, Any]) -> bool:
         """Note what has changed; False where that is nothing, or how far jobs have come: then only that is told."""

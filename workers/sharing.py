@@ -19,7 +19,7 @@ from foreman.link.channel import Framing, NoLinkError
 from foreman.protocols import fold, fold_events
 from foreman.protocols.link import head_json
 from foreman.store.answers import Answer
-from workers import ends
+from workers import ending, ends
 from workers.insist import insist
 from workers.keeping import HASHED_HERE, usage_of
 
@@ -176,6 +176,8 @@ class Shared:
             if len(units) <= _FOLDED_HERE:
                 return fold_events.whole(endpoint, units)
             return await asyncio.to_thread(fold_events.whole, endpoint, units)
+        if self.answers is not None and self.answers.framing is Framing.NDJSON and endpoint in ending.MANAGEMENT:
+            return next((unit.strip() for unit in reversed(units) if unit.strip()), None)
         try:
             return None if self._fold is None else self._fold.whole()
         except Failure:

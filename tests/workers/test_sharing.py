@@ -8,7 +8,7 @@ import json
 import pytest
 
 from foreman.core.errors import Code
-from foreman.core.jobs import State
+from foreman.core.jobs import Slot, State
 from foreman.link.channel import Framing
 from foreman.protocols.link import parse_head
 from foreman.store.records import Order
@@ -77,6 +77,16 @@ async def test_of_events_too_the_stream_and_the_whole_are_kept(ollama, floor, to
     assert artifact.content_type == "application/json"
     assert json.loads(whole)["object"] == "chat.completion"
     assert len(json.loads(whole)["choices"][0]["message"]["content"].split()) >= tokens / 2
+    assert await here.store.answers.stream(job) == caller.body
+
+
+async def test_of_a_pull_its_last_word_is_kept_as_the_whole(ollama, floor):
+    here = await floor(gpu=await ollama(["a"]))
+    pull = await here.submit("new", endpoint="/api/pull", slot=Slot.SIDE, body={"model": "new"}, finish=True)
+    caller = await pull.ended()
+    job = await here.final(caller)
+    artifact, whole = await here.store.answers.get(job, "completion")
+    assert (whole, artifact.content_type) == (b'{"status":"success"}', "application/json")
     assert await here.store.answers.stream(job) == caller.body
 
 

@@ -170,8 +170,10 @@ class Run:
         except NoLinkError as error:
             log.warning("job.no_link", job_id=self.job.id, gateway=gateway, error=str(error))
             self._conclude(End(How.BACK, None, "no_link"))
-        if self.load is not None and not self._end.done() and await self._loaded(self.load):
-            await self._begin_working()
+        if self.load is not None and not self._end.done():
+            self.load.wanted.set()
+            if await self._loaded(self.load):
+                await self._begin_working()
         return not self._end.done()
 
     async def _loaded(self, load: Load) -> bool:
@@ -313,7 +315,9 @@ class Run:
             self.times.ended = time.monotonic()
         if end.failure is not None and not end.told and end.how in {How.FAILED, How.CANCELLED}:
             self._outlet.error(end.failure)
-        if self.load is not None and not self.load.done.done():
+        if self.load is not None and not self.load.wanted.is_set():
+            self.load.close()
+        elif self.load is not None and not self.load.done.done():
             self._bench.unwanted(self.load)
         self._bench.ended(self)
 

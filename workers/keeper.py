@@ -158,9 +158,10 @@ class Keeper:
                 if not await self._unload(victim, "swap"):
                     return now + _AGAIN
             log.info("target.pinning", target=target.name, model=model)
-            target.begin_load(
+            load = target.begin_load(
                 Order(lane, model, None, {}, None, PIN, embedding=residency.only_embeds(identity)), cut=False
             )
+            load.wanted.set()
             return math.inf
         return again
 

@@ -83,6 +83,8 @@ class Load:
         self.seconds = 0.0
         self.begun_at = 0.0
         """By the store's clock."""
+        self.wanted = asyncio.Event()
+        """Set once the way to the job's caller is open: a caller that is gone with its gateway costs no load."""
         self._begun = asyncio.get_running_loop().time()
         self._task: asyncio.Task[None] | None = None
 
@@ -208,6 +210,7 @@ class Loader:
 
     async def _swap(self, load: Load) -> Outcome:
         order, loop = load.order, asyncio.get_running_loop()
+        await load.wanted.wait()
         begun = loop.time()
         if order.victim is not None:
             twin = order.victim.identity == self._residency.identity(order.model, order.digest)

@@ -7,6 +7,7 @@ import pytest
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import State
+from tests.workers.conftest import wait_until
 
 
 async def test_a_stream_comes_back_live_and_whole(ollama, floor):
@@ -175,6 +176,25 @@ async def test_cancelled_while_queued_it_never_costs_a_load(ollama, floor):
     assert (await here.final(second)).state is State.CANCELLED
     await here.final(first)
     assert [load.model for load in fake.loads] == ["a:latest"]
+
+
+async def test_a_caller_that_is_gone_with_its_gateway_costs_no_load(ollama, floor):
+    """Claimed before anybody knew: it is handed back without a word to the target, however often."""
+    fake = await ollama(["a", "b"])
+    here = await floor(gpu=fake)
+    await (await here.submit("a")).ended()
+    living, here.gateway = here.gateway, "gw-gone"
+    lost = await here.submit("b")
+    await wait_until(lambda: _claimed_twice(here, lost))
+    await here.queue.cancel(lost.job_id, Failure(Code.CALLER_GONE, "its gateway is dead"))
+    assert (await here.final(lost)).attempt == 1
+    assert [load.model for load in fake.loads] == ["a:latest"]
+    here.gateway = living
+    assert (await (await here.submit("b")).ended()).calls[-1] == "end"
+
+
+async def _claimed_twice(here, caller):
+    return (await here.job(caller)).epoch >= 2
 
 
 async def test_cancelled_while_loading_the_load_is_stopped(ollama, floor):

@@ -1,10 +1,13 @@
 """From the caller's close to the upstream socket's, in every state a call can be in, over both relay channels.
 
-    .venv/bin/python tests/bench/cancel.py [--times 100]
+    .venv/bin/python tests/bench/cancel.py [--times 600] [--seconds 120]
 
 The fake Ollama of this process sees its connection closed and says when; for a call that is still queued, and so has no
-connection upstream, the store says when its job is over. `make bench` prints the same at its end. Goal on a quiet machine:
-p50 ≤ 2 ms, p99 ≤ 10 ms (contract: 100 ms).
+connection upstream, the store says when its job is over (the time of asking counts). `make bench` prints the same at its
+end. Goal on a quiet machine: p50 ≤ 2 ms, p99 ≤ 10 ms (contract: 100 ms). A p99 of a few hundred times is a guess, so the
+table says too how many took longer than 10 ms, and the largest share of all leavings that this leaves possible (95 %,
+one-sided, Clopper and Pearson): the goal is shown where that is at most 1 %, which takes 299 times without one longer, or
+473 with one. `straight` closes a connection to the fake itself, between the others: what the machine adds.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import sys
 import tempfile
 import time
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
     from tests.rig import House
 
+GOAL = 0.010
+"""Seconds that 99 in 100 shall not exceed."""
 ASK = [{"role": "user", "content": "x"}]
 CHAT = {"model": "alpha", "messages": ASK}
 
@@ -72,10 +78,10 @@ class Bench:
         await self.fake.until(lambda fake: fake.cancels > cancels)
         return time.perf_counter()
 
-    async def running(self, path: str, body: object, after: int = 0) -> float:
-        """Close a call while the fake has it."""
+    async def running(self, path: str, body: object, after: int = 0, url: str = "") -> float:
+        """Close a call while the fake has it; `url`: to whom it was sent, foreman else."""
         gate, cancels = self.fake.gate(after=after, path=path), self.fake.cancels
-        line = await Line.ask(self.house.url, path, body)
+        line = await Line.ask(url or self.house.url, path, body)
         await gate.reached()
         if after:
             await line.reader.readuntil(b'"done":false}')
@@ -83,6 +89,9 @@ class Bench:
         ended = await self.closed(cancels)
         gate.open()
         return ended - began
+
+    async def straight(self) -> float:
+        return await self.running("/api/chat", CHAT, url=self.fake.url)
 
     async def prefill(self) -> float:
         return await self.running("/api/chat", CHAT)
@@ -142,6 +151,7 @@ class Bench:
     def states(self) -> dict[str, Callable[[], Awaitable[float]]]:
         """Each way to be left."""
         return {
+            "straight": self.straight,
             "queued": self.queued,
             "loading": self.loading,
             "prefill": self.prefill,
@@ -152,16 +162,31 @@ class Bench:
         }
 
 
+def share_at_most(over: int, times: int, doubt: float = 0.05) -> float:
+    """The largest share of all that lets no more than `over` of `times` be seen with a probability of `doubt`."""
+
+    def seen(share: float) -> float:
+        ways = (math.lgamma(times + 1) - math.lgamma(k + 1) - math.lgamma(times - k + 1) for k in range(over + 1))
+        return sum(math.exp(way + k * math.log(share) + (times - k) * math.log1p(-share)) for k, way in enumerate(ways))
+
+    low, high = over / times, 1.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle < 1 and seen(middle) > doubt else (low, middle)
+    return high
+
+
 def cell(seconds: list[float]) -> str:
-    """p50 / p99 in ms."""
-    ordered = sorted(seconds)
-    return (
-        f"{1e3 * ordered[len(ordered) // 2]:.2f} / {1e3 * ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]:.2f}"
-    )
+    """p50 / p99 / worst in ms | how many of how many took longer than the goal, and what share of all may."""
+    ordered, over = sorted(seconds), sum(1 for one in seconds if one > GOAL)
+    quantiles = [ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.99, 1)]
+    most = share_at_most(over, len(ordered))
+    shown = "shown" if most <= 0.01 else "not shown"
+    return f"{' / '.join(f'{1e3 * one:.2f}' for one in quantiles)} | {over} of {len(ordered)}: ≤ {most:.1%}, {shown}"
 
 
-async def measure(mode: str, times: int) -> dict[str, list[float]]:
-    """All states in one process (`one`) or over the link (`apart`)."""
+async def measure(mode: str, times: int, within: float) -> dict[str, list[float]]:
+    """All states in turn, in one process (`one`) or over the link (`apart`); fewer times where that took `within` seconds."""
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         async with (
@@ -173,7 +198,10 @@ async def measure(mode: str, times: int) -> dict[str, list[float]]:
                 line = await Line.ask(house.url, path, body | {"stream": False})
                 await line.json()
                 line.writer.close()
+            began = time.monotonic()
             for number in range(times):
+                if number > 1 and time.monotonic() - began > within:
+                    break
                 for name, leave in bench.states().items():
                     seconds = await asyncio.wait_for(leave(), 30)
                     await house.until(lambda state: not any(state["jobs"][s] for s in ("queued", "loading", "working")))
@@ -182,21 +210,24 @@ async def measure(mode: str, times: int) -> dict[str, list[float]]:
     return found
 
 
-async def table(times: int) -> str:
+async def table(times: int, seconds: float = 120.0) -> str:
     """Both channels, as Markdown."""
-    one, apart = await measure("one", times + 1), await measure("apart", times + 1)
+    one, apart = await measure("one", times + 1, seconds / 2), await measure("apart", times + 1, seconds / 2)
     rows = [f"| {name} | {cell(one[name])} | {cell(apart[name])} |" for name in one]
-    head = "| state when the caller leaves | one process, p50 / p99 ms | over the link, p50 / p99 ms |\n|---|---|---|"
-    return "\n".join([head, *rows])
+    channels = (f"{channel}, p50 / p99 / worst ms | over {1e3 * GOAL:.0f} ms" for channel in ("one process", "link"))
+    return "\n".join([f"| when the caller leaves | {' | '.join(channels)} |\n|---|---|---|---|---|", *rows])
 
 
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=100)
+    parser.add_argument("--times", type=int, default=600)
     args = parser.parse_args()
-    print(f"caller gone → upstream socket closed, {args.times} times each (queued: until its job is over)\n")
-    print(asyncio.run(table(args.times)))
+    print(
+        f"caller gone → upstream socket closed, at most {args.times} times each (queued: until its job is over)\n",
+        flush=True,
+    )
+    print(asyncio.run(table(args.times, args.seconds)))
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--loads", default=",".join(LOADS))
     parser.add_argument("--designs", default=",".join(DESIGNS))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cancels", type=int, default=40, help="times a call is left in each state; 0: never")
+    parser.add_argument("--cancels", type=int, default=300, help="times a call is left in each state; 0: never")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     args.loads, missing = args.loads.split(","), available()

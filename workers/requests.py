@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from foreman.core.errors import Failure
 from foreman.core.jobs import Surface
 from foreman.core.targets import OPENAI
-from foreman.protocols import fold, stream_field, translate
+from foreman.protocols import fold, paths, stream_field, translate
 from foreman.protocols.keep_alive import FOREVER_NS, insert_keep_alive, nanoseconds
 from foreman.protocols.ollama import peek
 from foreman.upstream.client import Request
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SHORT: Final = 64 * 1024
 """Bytes of a body that are searched quicker than read."""
-KEPT_ALIVE: Final = frozenset({"/api/chat", "/api/generate", "/api/embed", "/api/embeddings"})
+KEPT_ALIVE: Final = frozenset(paths.OLLAMA)
 """The paths of an `ollama` target on which `keep_alive` is added where it is absent."""
 
 

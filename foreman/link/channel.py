@@ -151,7 +151,7 @@ class Channels(Protocol):
 
 
 class Door(Protocol):
-    """The gateway's end of all links: who takes which answer. web.relay implements it."""
+    """The gateway's end of all links: who takes which answer; web/calls/waiting.py is one."""
 
     def accept(self, job_id: str) -> Sink | None:
         """The sink that waits for this job, or None when its caller is gone (the worker is told to cancel)."""

@@ -16,11 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, Validati
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, State
+from foreman.protocols.paths import INFERENCE
 
-ENDPOINTS: Final = (
-    *("/api/chat", "/api/generate", "/api/embed", "/api/embeddings"),
-    *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"),
-)
+ENDPOINTS: Final = INFERENCE
 """The paths whose payload a job may carry."""
 METADATA_LIMIT: Final = 4096
 """Bytes of metadata as compact JSON in UTF-8."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from foreman.core.errors import STATUS, Code
 from foreman.core.lanes import go_quote
-from foreman.protocols import anthropic, gojson, openai
+from foreman.protocols import anthropic, gojson, openai, paths
 
 QUEUE_FULL: Final = "server busy, please try again.  maximum pending requests exceeded"
 """Ollama's own words, two spaces and all (server/sched.go, ErrMaxQueue)."""
@@ -25,16 +25,10 @@ ALLOW: Final = {
     "/api/tags": "HEAD, GET",
     "/api/ps": "GET",
     "/api/status": "GET",
-    "/api/delete": "DELETE",
     "/v1/models": "GET",
-} | dict.fromkeys(
-    (
-        *("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"),
-        *("/api/pull", "/api/push", "/api/create", "/api/copy"),
-        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"),
-    ),
-    "POST",
-)
+    **dict.fromkeys((*paths.INFERENCE, paths.SHOW), "POST"),
+    **paths.MANAGEMENT,
+}
 """Ollama's paths with the `Allow` of a 405; `/v1/models/{id}` is GET too."""
 
 _JSON: Final = "application/json"
@@ -80,7 +74,7 @@ def stream_error(path: str, sse: bool, message: str, code: Code, request_id: str
 
 def not_found_message(path: str, model: str) -> str:
     """Ollama's words for an unknown model: the embedding paths have their own."""
-    if path in {"/api/embed", "/api/embeddings", "/v1/embeddings"}:
+    if path in paths.EMBEDDINGS:
         return f"model {go_quote(model)} not found, try pulling it first"
     return f"model '{model}' not found"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from foreman.core import lanes
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Slot
+from foreman.protocols import paths
 from foreman.protocols.ollama import peek
 from foreman.protocols.words import not_found_message
 from foreman.web.auth import Role
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from foreman.store.records import TargetStatus
     from foreman.web.pool.inventory import Found, Inventory
 
-EMBEDDINGS: Final = frozenset({"/api/embed", "/api/embeddings", "/v1/embeddings"})
-_OLLAMA_ONLY: Final = frozenset({"/api/embed", "/api/embeddings", "/api/show"})
+_OLLAMA_ONLY: Final = frozenset({*paths.EMBED, paths.SHOW})
 """Paths that an `openai` target has no answer to."""
 PASSED: Final = ("anthropic-version", "anthropic-beta")
 """The only request headers that go upstream."""
@@ -173,7 +173,7 @@ def passed(request: web.Request) -> dict[str, str]:
 
 
 def _slot(path: str, seen: Peek) -> Slot:
-    if path in EMBEDDINGS:
+    if path in paths.EMBEDDINGS:
         return Slot.EMBED
     if path == "/api/show" or seen.is_unload or lanes.is_cloud(seen.model):
         return Slot.SIDE

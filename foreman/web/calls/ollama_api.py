@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import hdrs, web
 
 from foreman.core.errors import Code, Failure
-from foreman.protocols import gojson
+from foreman.protocols import gojson, paths
 from foreman.web.body import expect_later
 from foreman.web.pool import inventory
 
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
     from foreman.web.calls.call import Calls
     from foreman.web.calls.intake import Intake
 
-QUEUED: Final = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show")
-MANAGED: Final = (
-    ("POST", "/api/pull"),
-    ("POST", "/api/create"),
-    ("POST", "/api/copy"),
-    ("POST", "/api/push"),
-    ("DELETE", "/api/delete"),
-)
 _JSON: Final = "application/json; charset=utf-8"
 
 
@@ -40,9 +32,9 @@ class OllamaAPI:
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Put all paths on the router."""
-        for path in QUEUED:
+        for path in (*paths.OLLAMA, paths.SHOW):
             router.add_post(path, self.queued, expect_handler=expect_later)
-        for method, path in MANAGED:
+        for path, method in paths.MANAGEMENT.items():
             router.add_route(method, path, self.managed, expect_handler=expect_later)
         for method in ("HEAD", "POST"):
             router.add_route(method, "/api/blobs/{digest}", self.blobs, expect_handler=expect_later)

@@ -7,27 +7,19 @@ from the inventory.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
 from foreman.core import lanes
 from foreman.core.errors import Code, Failure
-from foreman.protocols import gojson
+from foreman.protocols import gojson, paths
 from foreman.web.body import expect_later
 from foreman.web.pool import inventory
 
 if TYPE_CHECKING:
     from foreman.web.calls.call import Calls
     from foreman.web.calls.intake import Intake
-
-QUEUED: Final = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
-    "/v1/messages",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +31,7 @@ class OpenAIAPI:
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Put all paths on the router."""
-        for path in QUEUED:
+        for path in paths.OPENAI:
             router.add_post(path, self.queued, expect_handler=expect_later)
         router.add_get("/v1/models", self.models, allow_head=False)
         router.add_get("/v1/models/{id:.*[^/]}", self.model, allow_head=False)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
 from foreman.core.jobs import TERMINAL, Job, State, Surface
+from foreman.protocols.paths import INFERENCE, SHOW
 from foreman.web.dashboard import markup
 from foreman.web.dashboard.markup import PATH, Markup, cell, job_link, join, section, span, table
 
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from foreman.web.dashboard.page import Frame
     from foreman.web.pool.outlook import Outlook
 
-ENDPOINTS: Final = (
-    *("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"),
-    *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"),
-)
 _COLOURS: Final = ("c5", "c1", "c0", "c2")
 _PHASES: Final = (("Queued", "queued_ms"), ("Loading", "loading_ms"), ("First token", "ttft_ms"))
 
@@ -119,7 +116,7 @@ def _form(filters: Filters, models: Sequence[str]) -> Markup:
         + select("state", "State", filters.state, list(State))
         + text("model", "Model", filters.model, 'list="models"')
         + f'<datalist id="models">{names}</datalist>'
-        + select("endpoint", "Endpoint", filters.endpoint, ENDPOINTS)
+        + select("endpoint", "Endpoint", filters.endpoint, (*INFERENCE, SHOW))
         + select("surface", "Surface", filters.surface, list(Surface))
         + text("caller", "Caller", filters.caller)
         + f"<button>Filter</button>{markup.link(f'{PATH}/jobs', 'clear')}</form>"

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 
 import foreman
 from foreman import metrics
+from foreman.protocols.paths import INFERENCE, MANAGEMENT, SHOW
 from foreman.store.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -26,13 +27,7 @@ if TYPE_CHECKING:
 PATH: Final = "/metrics"
 MAX_AGE: Final = 1.0
 """Seconds for which one reading of the store serves."""
-ENDPOINTS: Final = frozenset(
-    {
-        *("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"),
-        *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"),
-        *("/api/pull", "/api/create", "/api/copy", "/api/push", "/api/delete"),
-    }
-)
+ENDPOINTS: Final = frozenset({*INFERENCE, SHOW, *MANAGEMENT})
 """Those of which jobs are made; another is `other`."""
 
 

@@ -225,8 +225,8 @@ class Deed(_Shape):
     id: str
     time: Moment
     who: str = Field(description="the name of the token; `operator` for FOREMAN_TOKEN, or where no token is set")
-    action: Literal["pause", "resume", "clear"]
-    kind: Literal["lane", "target"]
+    action: Literal["pause", "resume", "clear", "cancel", "retry", "redeliver"]
+    kind: Literal["lane", "target", "job", "delivery"]
     name: str
     outcome: str
 

@@ -267,12 +267,12 @@ class Deliveries:
         ids = await self._connection.command("ZRANGE", self._keys.of(OUTBOX, job_id), 0, -1)
         return [one.decode() for one in ids]
 
-    async def redeliver(self, delivery: str) -> Redelivered:
-        """Send a delivery again, now; the same id and bytes."""
+    async def redeliver(self, delivery: str, operator: str | None = None) -> Redelivered:
+        """Send a delivery again, now; the same id and bytes. `operator`: who it was, where the audit log shall tell."""
         job_id = job_of(delivery)
         if ":" in delivery or job_id is None:
             return Redelivered.UNKNOWN
-        return Redelivered((await self._script("redeliver", delivery, job_id, INLINE_LIMIT)).decode())
+        return Redelivered((await self._script("redeliver", delivery, job_id, INLINE_LIMIT, operator or "")).decode())
 
     async def call(self) -> list[str]:
         """Hand out what has come due at the receivers; the deliveries whose attempts were lost, now in line again."""

@@ -168,7 +168,11 @@ PAUSES: Final = Template(
     "what operators paused: `lane:<lane>` or `target:<name>` → `<until ms, 0: until resumed> <1: unload> <since ms>`",
 )
 AUDIT: Final = Template(
-    "audit", "audit", "stream", Life.EXPIRES, "what operators did: the last 1000, 90 days after the last"
+    *("audit", "audit", "stream", Life.EXPIRES),
+    "what operators did to lanes and targets: the last 1000, 90 days after the last",
+)
+AUDIT_JOBS: Final = Template(
+    *("audit_jobs", "audit:jobs", "stream", Life.EXPIRES), "the same of jobs and deliveries, with a limit of its own"
 )
 METERS: Final = Template(
     "meters", "meters", "hash", Life.FOREVER, "what was counted and timed since the pool began, for /metrics"
@@ -215,7 +219,7 @@ LEARNED: Final = Template(
 LINK_SECRET: Final = Template("link_secret", "link_secret", "string", Life.FOREVER, "what links prove they know, hex")
 
 TEMPLATES: Final = (
-    REQUEST, EVENTS, ARTIFACT, JOB, PAYLOADS, PAYLOAD, LANE, FACTS, LANES, CHANGES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, PAUSES, AUDIT, METERS, RECENT, LIVE, TOTALS, EPOCHS, PULSE,
+    REQUEST, EVENTS, ARTIFACT, JOB, PAYLOADS, PAYLOAD, LANE, FACTS, LANES, CHANGES, DELAYED, QUEUED, RUNNING, ENDED, JOBS, IDEMPOTENCY, DEADLINES, PAUSES, AUDIT_JOBS, AUDIT, METERS, RECENT, LIVE, TOTALS, EPOCHS, PULSE,
     DELIVERY_BODY, DELIVERY, OUTBOX, DELIVERIES, ATTEMPTS, RECEIVERS, RECEIVER, BUSY, WAITING, CALLS, TALLY, ARQ_HEALTH, ARQ,
     WORKERS, WORKER_JOBS, WORKER_TARGETS, WORKER, GATEWAYS, GATEWAY_JOBS, GATEWAY,
     TARGETS, TARGET, ORPHANED, STATUS, PROBE, WAKE, INBOX, SWAPS, PAST, LEDGER, LEARNED, LINK_SECRET,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from foreman.store import rows
-from foreman.store.keys import AUDIT
+from foreman.store.keys import AUDIT, AUDIT_JOBS
 from foreman.store.records import Pause
 from foreman.store.roster import Roster
 
@@ -39,11 +39,15 @@ class Deed:
     who: str
     """The name of the token; `operator` for FOREMAN_TOKEN and where none is set."""
     action: str
-    """`pause`, `resume`, `clear`."""
-    kind: Kind
+    """`pause`, `resume`, `clear`; of jobs `cancel`, `retry`; of deliveries `redeliver`."""
+    kind: str
+    """`lane`, `target`, `job`, `delivery`."""
     name: str
     outcome: dict[str, int]
-    """Of `pause`: `until` (ms, 0: until resumed) and `unload`; of `resume`: `changed`; of `clear`: `cancelled`, `left`."""
+    """Of `pause`: `until` (ms, 0: until resumed) and `unload`; of `resume`: `changed`; of `clear`: `cancelled`, `left`; of
+    `cancel`: `running`; of `redeliver`: `again` (it had ended)."""
+    made: str | None = None
+    """Of `retry`: the new job."""
 
 
 class UnknownError(Exception):
@@ -121,8 +125,11 @@ class Operators(Roster):
 
     async def audit(self, limit: int) -> list[Deed]:
         """The newest deeds, newest first."""
-        entries = await self._connection.command("XREVRANGE", self.keys.of(AUDIT), "+", "-", "COUNT", limit)
-        return [_deed(entry) for entry in entries or ()]
+        found = []
+        for log in (AUDIT, AUDIT_JOBS):
+            entries = await self._connection.command("XREVRANGE", self.keys.of(log), "+", "-", "COUNT", limit)
+            found += [_deed(entry) for entry in entries or ()]
+        return sorted(found, key=lambda deed: deed.time, reverse=True)[:limit]
 
 
 def _pause(kind: Kind, name: str, till: bytes | int, unload: bytes | int, since: bytes | int) -> Pause:
@@ -132,13 +139,14 @@ def _pause(kind: Kind, name: str, till: bytes | int, unload: bytes | int, since:
 
 def _deed(entry: Any) -> Deed:
     row = rows.table(entry[1])
-    known = {"time", "who", "action", "kind", "name"}
+    known = {"time", "who", "action", "kind", "name", "as"}
     return Deed(
         id=entry[0].decode(),
         time=int(row["time"]) / 1000,
         who=row["who"],
         action=row["action"],
-        kind=Kind(row["kind"]),
+        kind=row["kind"],
         name=row["name"],
+        made=row.get("as"),
         outcome={field: int(value) for field, value in row.items() if field not in known},
     )

@@ -204,13 +204,14 @@ class Queue(Listing):
         """Note that `lane` was left on `target` with jobs still queued: its `left_at` is now."""
         await self._script("cut", slot.value, lane, target)
 
-    async def cancel(self, job_id: str, failure: Failure) -> CancelOutcome:
+    async def cancel(self, job_id: str, failure: Failure, operator: str | None = None) -> CancelOutcome:
         """A wish to cancel, in any state. Queued: over at once. Running: flag, and an order to its worker.
 
-        It ends as `cancelled` for the codes `cancelled` and `caller_gone`, as `failed` with any other.
+        It ends as `cancelled` for the codes `cancelled` and `caller_gone`, as `failed` with any other. `operator`: who it
+        was, where the audit log shall tell.
         """
         to = State.CANCELLED if failure.code in _CANCELLED else State.FAILED
-        reply = await self._moving("cancel", job_id, failure.code.value, to.value, _error(failure))
+        reply = await self._moving("cancel", job_id, failure.code.value, to.value, _error(failure), operator or "")
         return CancelOutcome(reply.decode())
 
     async def counts(self) -> Counts:

@@ -63,6 +63,8 @@ class NewJob:
     fingerprint: str = ""
     """What tells one request under an idempotency key from another: a digest of the body as it came."""
     retry_of: str | None = None
+    retried_by: str | None = None
+    """The operator who retries it, for the audit log."""
     finish: bool = False
     """Of a sync job: it runs on when its caller leaves, and its answer is kept (a key, or `X-Foreman-On-Disconnect`)."""
     own_fields: str | None = None

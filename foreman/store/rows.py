@@ -64,6 +64,7 @@ def new_job_fields(new: NewJob) -> list[str]:
         "idempotency_key": new.idempotency_key or "",
         "own_fields": new.own_fields or "",
         "finish": "1" if new.finish else "",
+        "retried_by": new.retried_by or "",  # the last one: submit.lua looks for it there
     }
     return [text for field, value in row.items() if value for text in (field, value)]
 

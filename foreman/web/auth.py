@@ -50,6 +50,11 @@ class Caller:
     ceiling: Priority | None = None
     """The highest class it may ask for, and the one it gets by default; None: no limit."""
 
+    @property
+    def operator(self) -> str | None:
+        """Who it is in the audit log; None for one that is no operator."""
+        return (self.name or "operator") if self.role is Role.OPERATOR else None
+
     def priority(self, asked: str | None, default: Priority) -> Priority:
         """The class of a job: what was asked for, never above the ceiling.
 

@@ -417,9 +417,9 @@ async def test_sending_again(ground: Ground) -> None:
     evt = f"evt_{job_id}_1"
     assert await deliveries.redeliver(evt) is Redelivered.WAITING, "it is on its way"
     await settle(ground, await begin(ground, evt, 1), Outcome.FAILED, delay=50.0)
-    assert await deliveries.redeliver(evt) is Redelivered.SENT, "an open one is tried at once"
+    assert await deliveries.redeliver(evt, "anna") is Redelivered.SENT, "an open one is tried at once"
     attempt = await begin(ground, evt, 2)
-    assert await deliveries.redeliver(evt) is Redelivered.WAITING
+    assert await deliveries.redeliver(evt, "ben") is Redelivered.WAITING
     await settle(ground, attempt, Outcome.DELIVERED)
     assert await deliveries.redeliver(evt) is Redelivered.SENT
     for outcome, after in ((Outcome.FAILED, After.EXHAUSTED), (Outcome.DELIVERED, After.DELIVERED)):
@@ -429,6 +429,8 @@ async def test_sending_again(ground: Ground) -> None:
         assert await deliveries.open(job_id) == []
     assert await deliveries.redeliver(f"evt_{job_id}_9") is Redelivered.UNKNOWN
     assert len(await deliveries.log(job_id)) == 4
+    deeds = [(deed.who, deed.action, deed.kind, deed.name) for deed in await ground.store.operators.audit(9)]
+    assert deeds == [("anna", "redeliver", "delivery", evt)]
 
 
 class TestSentAgainLate:

@@ -168,3 +168,28 @@ async def test_the_log_is_capped_and_ends(ground, operators):
     assert deeds[1].outcome["unload"] == 1
     assert deeds[1].outcome["until"] > deeds[1].time * 1000
     assert 0 < await ground.look.ttl(ground.key(k.AUDIT)) <= 90 * 86400
+
+
+async def test_deeds_on_jobs_stand_in_the_log_and_push_out_no_others(ground, operators):
+    own = await ground.owner()
+    await operators.pause(Kind.TARGET, "gpu2", "anna", seen=True)
+    running, queued = await ground.submit(), await ground.submit()
+    await ground.claim(own)
+    cancelled = Failure(Code.CANCELLED, "not wanted")
+    for _ in range(2):  # the second time there is nothing to do
+        await ground.queue.cancel(queued, cancelled, "anna")
+    for _ in range(2):
+        await ground.queue.cancel(running, cancelled, "ben")
+    await ground.queue.cancel(await ground.submit(), cancelled)  # its own caller
+    again = await ground.submit(retry_of=queued, retried_by="anna")
+    deeds = await operators.audit(10)
+    assert sorted(deed.kind for deed in deeds) == ["job", "job", "job", "target"]
+    said = [(deed.who, deed.action, deed.name, deed.outcome, deed.made) for deed in deeds if deed.kind == "job"]
+    assert said == [
+        ("anna", "retry", queued, {}, again),
+        ("ben", "cancel", running, {"running": 1}, None),
+        ("anna", "cancel", queued, {"running": 0}, None),
+    ]
+    await ground.look.xtrim(ground.key(k.AUDIT_JOBS), maxlen=0)
+    assert [deed.action for deed in await operators.audit(10)] == ["pause"]
+    assert 0 < await ground.look.ttl(ground.key(k.AUDIT_JOBS)) <= 90 * 86400

@@ -135,6 +135,25 @@ async def test_the_log_tells_who_did_what_and_what_came_of_it(open_gateway, work
     assert len((await caller.get("/ops/audit?limit=2", **op)).json()["audit"]) == 2
 
 
+async def test_what_operators_do_to_jobs_stands_in_the_log(open_gateway, worker, dial) -> None:
+    caller = await dial(await open_gateway(**TOKENS))
+    op, anna = {"Authorization": "Bearer op"}, {"Authorization": "Bearer a"}
+    first, second = [(await caller.post("/jobs", JOB, **anna)).json()["job_id"] for _ in range(2)]
+    assert (await caller.get(f"/jobs/{first}", method="DELETE", **op)).json()["state"] == "cancelled"
+    await caller.get(f"/jobs/{second}", method="DELETE", **anna)  # its own: nobody's business
+    third = (await caller.post(f"/jobs/{first}/retry", b"", **op)).json()["job_id"]
+    reply = await caller.get("/ops/audit", **op)
+    validate("get", "/ops/audit", reply)
+    said = [(deed["who"], deed["action"], deed["name"], deed["outcome"]) for deed in reply.json()["audit"]]
+    assert said == [
+        ("operator", "retry", first, f"as job {third}"),
+        ("operator", "cancel", first, "cancelled in the queue"),
+    ]
+    page = (await caller.get("/ui/audit", **op)).body.decode()
+    assert f"/ui/jobs/{first}" in page
+    assert f"/ui/jobs/{third}" in page
+
+
 @pytest.mark.parametrize(
     "path", ["/ops/lanes/l/pause", "/ops/lanes/l/resume", "/ops/lanes/l/clear", "/ops/targets/gpu1/pause"]
 )

@@ -2,10 +2,10 @@
 -- 1. there is none, or there was: the log knows  2. it is on its way  3. open: only the head of its job's lane may go
 -- 4. ended: its bytes are made again, and the answer in them must still be there for that
 -- KEYS[1] the pool's prefix
--- ARGV    1 delivery  2 its job  3 bytes up to which an answer stands in the event
+-- ARGV    1 delivery  2 its job  3 bytes up to which an answer stands in the event  4 the operator who wants it, or ''
 -- returns sent | waiting (its attempt runs, or an earlier event's turn comes first) | over (its bytes are kept no longer) | unknown
--- include: clock, outbox
-local evt, job, inline, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), clock()
+-- include: clock, outbox, audit
+local evt, job, inline, who, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], clock()
 local d = delivery_read(evt)
 
 local function logged()
@@ -36,6 +36,7 @@ else
   redis.call('PEXPIRE', k_delivery(evt), ENDED_MS)
   redis.call('ZADD', k_deliveries(), now, evt)
 end
+if who ~= '' then audited(now, who, 'redeliver', 'delivery', evt, {'again', d.ending and 1 or 0}) end
 line_up(evt, d.url, AT_ONCE)
 fill(d.url, now)
 return 'sent'

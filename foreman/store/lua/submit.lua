@@ -3,10 +3,11 @@
 -- ARGV    1 id  2 slot  3 lane  4 class 0..2  5 longest wait ms  6 deadline ms from now or ''  7 expected run ms
 --         8 limit of queued jobs for this class  9 request  10 gateway or ''  11 targets to wake joined by newline,
 --         '' all, a lone newline none  12 the one to wake, where only one may, or ''  13 lease ms  14 not before ms or ''  15 digest of its idempotency key or ''
---         16 fingerprint of its body  17 bytes of payload that the store may hold  18… further fields of the record, flat, `surface` first
+--         16 fingerprint of its body  17 bytes of payload that the store may hold  18… further fields of the record, flat, `surface` first; last,
+--         where an operator retries a job, `retried_by`
 -- returns {position, queued, jobs of its lane before it, jobs in flight (0 for a gateway's call)}, {'full' | 'stuffed', seconds until a place, or bytes, may be free}, or of the job that has the key already
 --         {'known', id}, {'other', id} where that came with another body
--- include: clock, message, lane, outbox, payload
+-- include: clock, message, lane, outbox, payload, audit
 local id, slot, lane, priority, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[9]
 local max_wait, deadline_in, service, limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local gateway, targets, only, lease = ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13])
@@ -55,6 +56,9 @@ redis.call('SET', k_request(id), request)
 payload_add(string.len(request))
 redis.call('XADD', k_events(id), '1-0', 'state', 'queued', 'previous_state', '', 'time', now, 'worker', '', 'reason',
   'submitted', 'attempt', 1)
+if ARGV[#ARGV - 1] == 'retried_by' then
+  audited(now, ARGV[#ARGV], 'retry', 'job', redis.call('HGET', k_job(id), 'retry_of'), {'as', id})
+end
 if ARGV[19] ~= 'sync' then tell(id, 1, 'queued', now) end -- no webhooks on sync (ADR-0014)
 if begins > now then
   redis.call('ZADD', k_delayed(slot), begins, id)

@@ -331,15 +331,15 @@ def audit(frame: Frame, deeds: Sequence[Deed]) -> str:
             markup.moment(deed.time),
             markup.name(deed.who),
             deed.action,
-            deed.kind.value,
-            markup.name(deed.name),
-            came_of(deed),
+            deed.kind,
+            job_link(deed.name, whole=True) if deed.kind == "job" else markup.name(deed.name),
+            join("as ", job_link(deed.made, whole=True)) if deed.made else came_of(deed),
         )
         for deed in deeds
     )
     heads = ("Time (UTC)", "Who", "Did", "To a", "Name", "Outcome")
     body = join(
         Markup("<h1>Audit</h1>"),
-        table("Actions, newest first", heads, rows, "Nobody has paused, resumed or cleared anything."),
+        table("Actions, newest first", heads, rows, "Nobody has done anything yet."),
     )
     return frame.document("audit", body)

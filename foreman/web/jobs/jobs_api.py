@@ -109,7 +109,7 @@ class JobsAPI:
         """Over, whatever it was; the job object once it is."""
         job = await self._job(request)
         failure = Failure(Code.CANCELLED, "the job was cancelled by DELETE /jobs")
-        if await self.queue.cancel(job.id, failure) is CancelOutcome.WISHED:
+        if await self.queue.cancel(job.id, failure, request[CALLER].operator) is CancelOutcome.WISHED:
             await self.ends.wait(job.id, CANCEL_WAIT)
         job = await self._job(request)
         return answer(await self._shown(job, request), 200 if job.state in TERMINAL else 202)
@@ -175,7 +175,9 @@ class JobsAPI:
         job_id = job_of(delivery) or ""
         job = await self.queue.get(job_id) if is_ulid(job_id) else None
         known = caller.role is Role.OPERATOR or (job is not None and job.caller == caller.name)
-        met = await self.store.deliveries.redeliver(delivery) if known and is_ulid(job_id) else Redelivered.UNKNOWN
+        met = Redelivered.UNKNOWN
+        if known and is_ulid(job_id):
+            met = await self.store.deliveries.redeliver(delivery, caller.operator)
         if met is Redelivered.UNKNOWN:
             raise Failure(Code.BAD_REQUEST, f"no delivery {delivery[:64]!r} is known here (any more)", status=404)
         if met is Redelivered.OVER:

@@ -161,6 +161,7 @@ class Submission:
             idempotency_key=sender.full_key,
             fingerprint=fingerprint,
             retry_of=retry_of,
+            retried_by=sender.caller.operator if retry_of else None,
             own_fields=taken.cuts if taken.own else None,
         )
         if ticket.refused is not None and not await self.queue.knows(new):

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-OPERATOR: Final = "operator"
-"""Who somebody is in the log whose token has no name."""
 LONGEST: Final = 30 * 86400.0
 """Seconds a pause that ends by itself may last."""
 SHOWN: Final = 100
@@ -145,6 +143,9 @@ def paused(kind: Kind, name: str, pause: Pause | None, *, changed: bool = True) 
 def came_of(deed: Deed) -> str:
     """What came of a deed, for a person; the page says the same."""
     found = deed.outcome
+    if deed.kind in {"job", "delivery"}:
+        done = {"cancel": "cancelled while it ran" if found.get("running") else "cancelled in the queue"}
+        return done.get(deed.action, f"as job {deed.made}" if deed.made else "sent again")
     if deed.action == "clear":
         count = found.get("cancelled", 0)
         left = f", {found['left']:,} left" if found.get("left") else ""
@@ -162,10 +163,10 @@ def _answer(shape: BaseModel) -> web.Response:
 
 def _who(request: web.Request) -> str:
     """The name of who acts. Raises Failure (403) for those who may not."""
-    caller = request[CALLER]
-    if caller.role is not Role.OPERATOR:
+    operator = request[CALLER].operator
+    if operator is None:
         raise Failure(Code.FORBIDDEN, "this token may not act on lanes and targets: use FOREMAN_TOKEN")
-    return caller.name or OPERATOR
+    return operator
 
 
 def _unknown(kind: Kind, name: str) -> NoReturn:
@@ -199,7 +200,7 @@ def _deed(deed: Deed) -> ops_shapes.Deed:
         time=rfc3339(deed.time),
         who=deed.who,
         action=deed.action,
-        kind=deed.kind.value,
+        kind=deed.kind,
         name=deed.name,
         outcome=came_of(deed),
     )

@@ -222,6 +222,9 @@ def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=600)
+    parser.add_argument(
+        "--seconds", type=float, default=120.0, help="for all; on a slow machine it comes to fewer times"
+    )
     args = parser.parse_args()
     print(
         f"caller gone → upstream socket closed, at most {args.times} times each (queued: until its job is over)\n",

@@ -136,8 +136,12 @@ async def test_a_job_that_kills_three_workers_is_poison(tmp_path: Path, valkey: 
 
 
 async def test_a_gateway_that_is_killed_leaves_no_job_behind(tmp_path: Path, valkey: str) -> None:
-    """Nobody listens any more: what it had queued or running is cancelled, and the target is let go."""
-    async with site(tmp_path, valkey, fake_of(), "apart", models="2") as at:
+    """Nobody listens any more: what it had queued or running is cancelled, and the target is let go.
+
+    The one that waits is due before anybody can know that its gateway is dead.
+    """
+    due = "high=100ms,normal=2m,low=30m"
+    async with site(tmp_path, valkey, fake_of(), "apart", models="2", due_after=due) as at:
         caller, gate = await streaming(at)
         waiting = await at.dial()
         waiting.ask("/api/chat", {"model": "beta", "messages": ASK})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -95,3 +97,10 @@ def test_names_are_those_that_come_out() -> None:
         endpoints=frozenset({"/api/chat"}),
     )
     assert {key[0] for key in samples(pool)} == metrics.names()
+
+
+def test_the_docs_tell_of_every_metric_and_of_no_other() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+    told = {name for name in re.findall(r"`(foreman_[a-z_]+)`", text) if not name.endswith("_")}
+    suffix = re.compile("_(bucket|sum|count)$")
+    assert told == {suffix.sub("", name) for name in metrics.names() if name.startswith("foreman_")}

@@ -66,6 +66,8 @@ def test_it_takes_the_first_that_suits_and_does_nothing_twice(tree: Path):
     assert log.read_text() == before
     assert setup(tree, "py13", "dev").returncode == 0
     assert "--group dev" in log.read_text()
+    (tree / ".venv" / ".foreman-run").unlink()
+    assert setup(tree, "py13").stdout == "", "the tools hold foreman itself"
     os.utime(tree / "pyproject.toml", (2e9, 2e9))
     assert "installing" in setup(tree, "py13").stdout
 

@@ -128,6 +128,7 @@ class Callers:
             one.outcome = "error in the stream"
         else:
             one.outcome = "whole" if whole else "silent"
+            one.words = "" if whole else repr(said[-160:])
 
     # ------------------------------------------------------------------ async
 

@@ -187,7 +187,7 @@ class Judge:
             if one.outcome == "whole" and (one.said is None or len(one.said.places) != one.tokens):
                 promise.breaches.append(f"{where}: {len(one.said.places) if one.said else 0} of {one.tokens} tokens")
             if one.outcome == "silent":
-                promise.breaches.append(f"{where}: it ended without an end mark")
+                promise.breaches.append(f"{where}: it ended without an end mark: {one.words}")
         for sent, job in self._async():
             if job.end == "done":
                 count += 1

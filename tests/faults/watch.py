@@ -23,7 +23,7 @@ PAUSE: Final = 0.5
 ORPHANED: Final = 8.0
 """Seconds that a job may be at work with nobody there: all workers and gateways look twice a second, and the longest
 outage of the store in which we could look all the same takes 2."""
-LATE: Final = 0.5
+LATE: Final = 2.0
 """Seconds that a look of ours may be late for that to be judged."""
 BACK_MS: Final = 3000
 """Jobs that ended so long before the last look are looked at once more: a late write is one to find."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from foreman.store.records import Claimed
     from foreman.upstream.client import Call
     from foreman.upstream.faults import Fault
-    from workers.bench import Bench
+    from workers.context import RunContext
     from workers.cutter import Cutting
     from workers.loader import Load
 
@@ -59,17 +59,17 @@ class _Answer:
 class Run:
     """One job on its way. Implements `Control` for the gateway and `Receiver` for the client."""
 
-    def __init__(self, claimed: Claimed, bench: Bench, load: Load | None = None) -> None:
+    def __init__(self, claimed: Claimed, context: RunContext, load: Load | None = None) -> None:
         self.claimed = claimed
         self.job = claimed.job
         self.state = claimed.job.state
         self.load = load
-        self._bench = bench
+        self._context = context
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[End] = self._loop.create_future()
         shared = self.job.finish and self.job.surface is Surface.SYNC
-        self._shared = Shared(self.job, bench, self._cannot_keep, self._given_up) if shared else None
-        self._keeping = self._shared or Keeping(self.job.endpoint, bench.max_answer, self._cannot_keep)
+        self._shared = Shared(self.job, context, self._cannot_keep, self._given_up) if shared else None
+        self._keeping = self._shared or Keeping(self.job.endpoint, context.max_answer, self._cannot_keep)
         self._outlet: Outlet = self._keeping
         """Where the answer goes: kept, until the way to a caller is open."""
         self._call: Call | None = None
@@ -130,7 +130,7 @@ class Run:
     def attach(self, gateway: str, reader: str) -> None:
         """One more reader of an answer that is kept."""
         if self._shared is not None:
-            self._bench.spawn(self._shared.admit(gateway, reader), f"admit[{reader}]")
+            self._context.spawn(self._shared.admit(gateway, reader), f"admit[{reader}]")
 
     # -- the one way through
 
@@ -159,12 +159,12 @@ class Run:
                 for reader in (*first, *self.job.readers):
                     self.attach(*reader)
             elif gateway is not None:
-                opened = self._bench.channels.open(
-                    gateway, self.job.id, self.job.epoch, self, window=self._bench.window
+                opened = self._context.channels.open(
+                    gateway, self.job.id, self.job.epoch, self, window=self._context.window
                 )
                 self._outlet = await opened
-            own_name, kind = self._bench.own_name(self.claimed.canonical), self._bench.target.kind
-            self._request = requests.upstream(self.claimed, kind, self._bench.keep_alive, own_name)
+            own_name, kind = self._context.own_name(self.claimed.canonical), self._context.target.kind
+            self._request = requests.upstream(self.claimed, kind, self._context.keep_alive, own_name)
         except Failure as failure:
             self._conclude(ends.failed(failure))
         except NoLinkError as error:
@@ -194,7 +194,7 @@ class Run:
     async def _begin_working(self) -> None:
         """From loading to working, before the request is sent: what the store says is never ahead of the truth by a step."""
         moved = await insist(
-            lambda: self._bench.queue.transition(
+            lambda: self._context.queue.transition(
                 self.job.id, self.job.epoch, State.WORKING, reason="loaded", notify=False
             ),
             self._given_up,
@@ -214,10 +214,10 @@ class Run:
             self.body(self._request.answer)
             self.end()
             return
-        between = self._bench.upstream_timeout
+        between = self._context.upstream_timeout
         patience = Patience(between * UNSTREAMED, between if self._request.stream else between * UNSTREAMED)
         follows = self.job.slot is not Slot.SIDE  # a change to the target's models is asked for once
-        self._call = self._bench.client.start(self._request.request, self, patience, follows=follows)
+        self._call = self._context.client.start(self._request.request, self, patience, follows=follows)
 
     # -- the hot path: the client pushes, the outlet takes
 
@@ -301,8 +301,8 @@ class Run:
 
     def _break(self, fault: Fault) -> None:
         if fault.kind is Kind.REFUSED:
-            self._bench.down(fault)
-        self._conclude(ends.by_fault(fault, self._bench.target.name, spliced=self._spliced))
+            self._context.down(fault)
+        self._conclude(ends.by_fault(fault, self._context.target.name, spliced=self._spliced))
 
     def _conclude(self, end: End) -> None:
         """The first end wins. The target is let go in this call, and the caller told unless the store has a say first."""
@@ -318,8 +318,8 @@ class Run:
         if self.load is not None and not self.load.wanted.is_set():
             self.load.close()
         elif self.load is not None and not self.load.done.done():
-            self._bench.unwanted(self.load)
-        self._bench.ended(self)
+            self._context.unwanted(self.load)
+        self._context.ended(self)
 
     async def _settle(self, end: End) -> None:
         """Write the end into the store, however long it takes to reach it."""
@@ -331,7 +331,7 @@ class Run:
             await self._finish(State(end.how.value), end)
 
     async def _hand_back(self, end: End) -> None:
-        queue, job = self._bench.queue, self.job
+        queue, job = self._context.queue, self.job
         state = await insist(
             lambda: queue.hand_back(job.id, job.epoch, reason=end.reason, failure=end.failure, notify=True),
             self._given_up,
@@ -340,12 +340,12 @@ class Run:
             self._outlet.error(end.failure)
         else:
             self._outlet.back()
-        log.info("job.back", job_id=job.id, target=self._bench.target.name, reason=end.reason, state=str(state))
+        log.info("job.back", job_id=job.id, target=self._context.target.name, reason=end.reason, state=str(state))
 
     async def _finish(self, state: State, end: End) -> None:
         if end.failure is not None and not end.told:
             self._outlet.error(end.failure)  # again where the end came while the way was still being opened
-        queue, job = self._bench.queue, self.job
+        queue, job = self._context.queue, self.job
         timings = self._timings()
         answer = None
         if state is State.DONE and (self._kept or self._shared is not None):
@@ -369,9 +369,9 @@ class Run:
             self._shared.pass_on()  # whoever reads gets nothing of another run now
         said = {"code": None if end.failure is None else str(end.failure.code), "tokens": self.tokens}
         if moved:
-            log.info(_EVENTS[state], job_id=job.id, target=self._bench.target.name, **said, **timings)
+            log.info(_EVENTS[state], job_id=job.id, target=self._context.target.name, **said, **timings)
         elif moved is not None:
-            log.warning("job.fenced", job_id=job.id, target=self._bench.target.name, state=str(state))
+            log.warning("job.fenced", job_id=job.id, target=self._context.target.name, state=str(state))
             self._outlet.back()
 
     def _given_up(self) -> bool:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from foreman.core.errors import Code
     from foreman.core.jobs import Job
     from foreman.link.channel import Head, Outlet
-    from workers.bench import Bench
+    from workers.context import RunContext
 
 log = structlog.get_logger(__name__)
 
@@ -42,12 +42,14 @@ class Shared:
 
     Args:
         job: as it was claimed.
-        bench: what runs on its target share.
+        context: what runs on its target share.
         refuse: called once, from within `data`, where the answer cannot be kept.
         given_up: whether the run has lost its right to the job.
     """
 
-    def __init__(self, job: Job, bench: Bench, refuse: Callable[[Failure], None], given_up: Callable[[], bool]) -> None:
+    def __init__(
+        self, job: Job, context: RunContext, refuse: Callable[[Failure], None], given_up: Callable[[], bool]
+    ) -> None:
         self.works = False
         self.answers: Head | None = None
         self.units: list[bytes] = []
@@ -56,7 +58,7 @@ class Shared:
         self.last: Callable[[Outlet], None] | None = None
         """The last word, once it is said; it comes behind all units."""
         self._job = job
-        self._bench = bench
+        self._context = context
         self._refuse = refuse
         self._given_up = given_up
         self._size = 0
@@ -71,7 +73,7 @@ class Shared:
             return
         made = self._readers[gateway, reader] = Reader(self, (gateway, reader))
         try:
-            channels, window = self._bench.channels, self._bench.window
+            channels, window = self._context.channels, self._context.window
             made.outlet = await channels.open(gateway, reader, self._job.epoch, made, window=window)
         except NoLinkError as error:
             self.leave(made)
@@ -86,7 +88,7 @@ class Shared:
 
     async def _commit(self) -> None:
         """Callers are about to get bytes of this run: no other may follow it."""
-        queue, job = self._bench.queue, self._job
+        queue, job = self._context.queue, self._job
         if await insist(lambda: queue.commit(job.id, job.epoch, ends.CUT), self._given_up):
             self.pass_on()
 
@@ -110,15 +112,15 @@ class Shared:
         """The target answers."""
         self.answers = head
         if head.framing is Framing.NDJSON and self._job.endpoint in fold.PATHS and head.status < 300:
-            self._fold = fold.Fold(self._bench.max_answer)
+            self._fold = fold.Fold(self._context.max_answer)
 
     def data(self, unit: bytes) -> None:
         """One unit more, for all."""
         if self.last is not None:
             return
         self._size += len(unit)
-        if self._size > self._bench.max_answer:
-            self._refuse(fold.too_long(self._bench.max_answer))
+        if self._size > self._context.max_answer:
+            self._refuse(fold.too_long(self._context.max_answer))
             return
         self.units.append(unit)
         if self._fold is not None:
@@ -129,7 +131,7 @@ class Shared:
         if self.passing:
             self._pump()
         elif len(self.units) == 1:
-            self._bench.spawn(self._commit(), f"commit[{self._job.id}]")
+            self._context.spawn(self._commit(), f"commit[{self._job.id}]")
 
     def end(self) -> None:
         """It is whole."""

@@ -20,8 +20,8 @@ from foreman.store.records import Taken
 from foreman.tasks import Tasks
 from foreman.upstream.client import Client
 from workers import requests
-from workers.bench import Bench
 from workers.clock import StoreClock
+from workers.context import RunContext
 from workers.executor import UNSTREAMED, Run
 from workers.history import History
 from workers.lanes import Lanes
@@ -93,7 +93,7 @@ class Target:
             patience=settings.upstream_timeout * UNSTREAMED,
         )
         self.prefills = Prefills(lambda: self.wake(Slot.DRAIN))
-        self._bench = self._make_bench(settings, channels)
+        self._context = self._make_context(settings, channels)
         self._session = requests.seconds(json.loads(parse_keep_alive(settings.keep_alive)))
         """Seconds that a model stays after a call that says nothing of it."""
         self._ask_rivals = rivals
@@ -124,9 +124,9 @@ class Target:
         self._only = frozenset(map(canonical, target.only))
         self._never = frozenset(map(canonical, target.never))
 
-    def _make_bench(self, settings: Settings, channels: Channels) -> Bench:
+    def _make_context(self, settings: Settings, channels: Channels) -> RunContext:
         """What all runs here share."""
-        return Bench(
+        return RunContext(
             target=self.settings,
             client=self.client,
             queue=self.queue,
@@ -255,7 +255,7 @@ class Target:
     def start(self, claimed: Claimed, slot: Slot, load: Load | None = None) -> Run:
         """Run a job that was just claimed."""
         self.clock.observe(claimed.now)
-        run = Run(claimed, self._bench, load)
+        run = Run(claimed, self._context, load)
         job = claimed.job
         lane = self.residency.lane_of(job.lane, claimed.canonical, claimed.digest)
         self.runs[job.id] = run

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Bench:
+class RunContext:
     """What all runs on one target share."""
 
     target: TargetSettings

@@ -18,6 +18,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 ADVICE: Final = "use addresses, networks, host names or *.suffix, each with an optional :port, such as 192.168.1.0/24,*.lan,localhost:9009"
 URL_LIMIT: Final = 2048
 _NAT64: Final = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+_SPECIAL: Final = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv4Network("192.88.99.0/24"))
+"""Protocols' own (RFC 6890, RFC 7526), and one cloud's metadata among it; some of both count as global."""
 _COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
 _NAME: Final = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", re.ASCII)
 _DISGUISED: Final = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?", re.ASCII)
@@ -127,7 +129,8 @@ def dialable(address: Address, port: int, rules: tuple[Rule, ...]) -> bool:
         if fits and (address in rule.network or inner in rule.network):  # type: ignore[operator] # fits says it is one
             return True
     site_local = isinstance(inner, ipaddress.IPv6Address) and inner.is_site_local  # fec0::/10, which counts as global
-    return inner.is_global and not (inner.is_multicast or inner.is_reserved or site_local)
+    special = any(inner in network for network in _SPECIAL)
+    return inner.is_global and not (inner.is_multicast or inner.is_reserved or site_local or special)
 
 
 def unwrapped(address: Address) -> Address:
@@ -147,7 +150,7 @@ def unwrapped(address: Address) -> Address:
 
 def allowing(destination: Destination) -> str:
     """The line that would allow it; of an address that leads to another one, that."""
-    host = destination.host if destination.address is None else str(unwrapped(destination.address))
+    host = destination.host.rstrip(".") if destination.address is None else str(unwrapped(destination.address))
     return f"FOREMAN_WEBHOOK_ALLOW={f'[{host}]' if ':' in host else host}:{destination.port}"
 
 

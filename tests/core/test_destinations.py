@@ -11,7 +11,7 @@ from foreman.core.destinations import RefusedDestinationError, check, dialable, 
 
 OURS = [
     "127.0.0.1", "127.1.2.3", "10.0.0.1", "172.16.0.1", "192.168.1.5", "169.254.169.254", "100.64.0.1", "0.0.0.0",
-    "224.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "240.0.0.1", "::1", "::", "fe80::1", "fc00::1",
+    "224.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "240.0.0.1", "192.0.0.192", "192.88.99.1", "::1", "::", "fe80::1", "fc00::1",
     "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1", "::ffff:7f00:1", "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1",
     "64:ff9b:1::7f00:1", "2002:7f00:1::", "2002:a00:1::", "2001:0:4136:e378:8000:63bf:80ff:fffe", "2001:db8::1", "4000::1", "fec0::1",
 ]  # fmt: skip
@@ -85,6 +85,6 @@ def test_refused_with_what_to_change(url: str, why: str) -> None:
 
 
 def test_the_line_it_prints_allows_it() -> None:
-    for url in ("http://127.0.0.1:7/x", "http://[::1]/x", "https://localhost/x", "http://[::ffff:10.0.0.1]/"):
+    for url in ("http://127.0.0.1:7/x", "http://[::1]/x", "https://localhost./x", "http://[::ffff:10.0.0.1]/"):
         line = destinations.allowing(destinations.read(url)).partition("=")[2]
         assert check(url, parse(line)) is None

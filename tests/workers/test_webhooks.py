@@ -372,6 +372,23 @@ async def test_no_form_of_our_addresses_reaches_a_socket(receivers, host):
     assert receivers.connections == 0
 
 
+@pytest.mark.parametrize(
+    "addresses", [("127.0.0.1", "203.0.113.9"), ("203.0.113.9", "127.0.0.1"), ("::1", "127.0.0.1")]
+)
+async def test_each_address_of_a_name_is_checked(receivers, addresses):
+    class Several(Rebinding):
+        async def resolve(self, host, port=0, family=socket.AF_INET):
+            [found] = await super().resolve(host, port)
+            families = [socket.AF_INET6 if ":" in one else socket.AF_INET for one in addresses]
+            return [found | {"host": one, "family": kind} for one, kind in zip(addresses, families, strict=True)]
+
+    poster = Poster(load(webhook_allow="203.0.113.9").webhook_allow, Patience(connect=0.3, total=0.3), Several())
+    reply = await poster.post(f"http://several.example:{receivers.port}/x", {}, b"{}")
+    await poster.close()
+    assert reply.error
+    assert receivers.connections == 0
+
+
 async def test_an_allowed_name_may_resolve_to_anything_and_an_allowed_network_is_dialled(receivers):
     resolver = Rebinding()
     await resolver.resolve("hook.internal")

@@ -249,8 +249,7 @@ class Calls:
             submitted = await self._admission.submit(new)
             if not submitted.known:
                 call.submitted, call.position = True, submitted.place.position
-                brief = replace(new, request=b"")
-                asyncio.get_running_loop().call_later(_TOLD_AFTER, _tell_submitted, brief, submitted.place.position)
+                _tell_later(new, submitted.place.position)
                 return
             _belongs(call, submitted.job_id)
             state = await self.readers.attach(call)
@@ -367,13 +366,13 @@ def _fingerprint(request: web.Request, ticket: Ticket) -> str:
     return hashlib.sha256(asked + ticket.body).hexdigest()
 
 
-def _tell_submitted(new: NewJob, position: int) -> None:
-    log.info(
-        "job.submitted",
-        job_id=new.id,
-        endpoint=new.endpoint,
-        lane=new.lane,
-        slot=new.slot,
-        priority=new.priority.word,
-        position=position,
-    )
+def _tell_later(new: NewJob, position: int) -> None:
+    """Without a hold on the job: it has megabytes."""
+    said = {
+        "job_id": new.id,
+        "endpoint": new.endpoint,
+        "lane": new.lane,
+        "slot": new.slot,
+        "priority": new.priority.word,
+    }
+    asyncio.get_running_loop().call_later(_TOLD_AFTER, lambda: log.info("job.submitted", **said, position=position))

@@ -78,6 +78,7 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
     """The variables of a process that sees no settings but these."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("FOREMAN_", "OLLAMA_"))}
     env |= {"PYTHONPATH": str(ROOT), "HOME": str(folder), "XDG_DATA_HOME": str(folder / "xdg")}
+    env["SSL_CERT_FILE"] = os.devnull  # as in tests/rig.py
     return env | {f"FOREMAN_{key}": value for key, value in settings.items()}
 
 

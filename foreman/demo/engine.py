@@ -337,6 +337,8 @@ class Engine:
             if not pending.ready.cancelled():
                 work.cancel()
                 raise
+            refused = None
+        if pending.ready.cancelled():  # as late as in the turn in which the load was through, too
             self._ledger.loads_stopped += 1
             self._ledger.note()
             return

@@ -260,6 +260,25 @@ async def test_one_load_at_a_time_first_come_first_served():
         assert [load.model for load in fake.loads] == ["slow:latest", "beta:latest", "alpha:latest"]
 
 
+async def test_a_caller_that_leaves_as_its_load_is_through_hurts_nobody(monkeypatch: pytest.MonkeyPatch):
+    async with FakeOllama(["alpha"]) as fake:
+        load = fake.engine._load
+
+        async def left_just_then(pending):
+            async def through(_model):
+                pending.ready.cancel()
+
+            monkeypatch.setattr(fake.engine, "_read_weights", through)
+            await load(pending)
+            monkeypatch.undo()
+
+        monkeypatch.setattr(fake.engine, "_load", left_just_then)
+        left = await begin(fake, "/api/chat", chat("alpha"))
+        assert (await post(fake, "/api/chat", chat("alpha"))).status == 200
+        assert fake.ledger.loads_stopped == 1
+        left.leave()
+
+
 async def test_the_idle_with_the_shortest_stay_goes_first():
     async with FakeOllama(["alpha", "beta", "gamma"], max_loaded=2) as fake:
         await post(fake, "/api/generate", {"model": "alpha", "keep_alive": "1h"})

@@ -52,6 +52,10 @@ class Listing(Roster):
         own_fields, headers = fields
         return Kept(body, own_fields.decode() if own_fields else None, json.loads(headers) if headers else {})
 
+    async def keeps(self, job_id: str) -> bool:
+        """Whether a job's request is kept."""
+        return ":" not in job_id and bool(await self._connection.command("EXISTS", self.keys.of(REQUEST, job_id)))
+
     async def events(self, job_id: str) -> list[Event]:
         """A job's transitions, oldest first; none where it is unknown or its time is over."""
         if ":" in job_id:

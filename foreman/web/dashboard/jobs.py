@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
 from foreman.core.jobs import TERMINAL, Job, State, Surface
+from foreman.protocols.job_request import ENDPOINTS as AGAIN
 from foreman.protocols.paths import INFERENCE, SHOW
 from foreman.web.dashboard import markup
 from foreman.web.dashboard.markup import PATH, Markup, cell, job_link, join, section, span, table
@@ -133,7 +134,13 @@ def _total(job: Job, now: float) -> str | None:
 
 
 def job_detail(
-    frame: Frame, job: Job, outlook: Outlook | None, events: Sequence[Event], tried: Sequence[Tried] | None
+    frame: Frame,
+    job: Job,
+    outlook: Outlook | None,
+    events: Sequence[Event],
+    tried: Sequence[Tried] | None,
+    *,
+    kept: bool,
 ) -> str:
     """Everything about one job.
 
@@ -143,35 +150,38 @@ def job_detail(
         outlook: Of a job that waits or loads.
         events: Its transitions, oldest first.
         tried: Its webhook log; None where the one who looks may not see it.
+        kept: Its request is kept: without it nothing can be done again.
     """
     parts = [
         Markup(f'<div class="head"><h1>Job <span class="id">{cell(job.id)}</span></h1>{markup.state(job.state)}</div>'),
-        _acts(frame, job),
+        _acts(frame, job, kept=kept),
         _error(job),
         _waits(outlook),
         section("What it is", _facts(job)),
         section("Times", _times(job)),
         section("Transitions", _events(events)),
-        section("Request and answer", _contents(frame, job)),
+        section("Request and answer", _contents(frame, job, kept=kept)),
     ]
     if tried is not None and (tried or job.state_webhook_url):
         parts.append(section("Webhook", deliveries(frame, tried, job.state_webhook_url)))
     return frame.document("jobs", join(*parts), title=f"Job {job.id}")
 
 
-def _acts(frame: Frame, job: Job) -> Markup | None:
+def _acts(frame: Frame, job: Job, *, kept: bool) -> Markup | None:
     if not frame.acts:
         return None
-    path = f"/jobs/{job.id}"
-    if job.state in TERMINAL:
-        first = markup.button("Retry", f"POST {path}/retry", said="A new job does it again:")
-    else:
+    path, buttons = f"/jobs/{job.id}", []
+    if job.state not in TERMINAL:
         question = f"Cancel this job? It is {job.state}."
-        first = markup.button(
+        cancel = markup.button(
             "Cancel", f"DELETE {path}", ask=question, said="Cancelled.", kind="danger", ident="cancel"
         )
-    copy = Markup(f'<button type="button" data-curl="{PATH}{path}/curl">Copy as curl</button>')
-    return Markup(f'<p class="acts">{first}{copy}</p>')
+        buttons.append(cancel)
+    elif kept and job.endpoint in AGAIN:
+        buttons.append(markup.button("Retry", f"POST {path}/retry", said="A new job does it again:"))
+    if kept:
+        buttons.append(Markup(f'<button type="button" data-curl="{PATH}{path}/curl">Copy as curl</button>'))
+    return Markup(f'<p class="acts">{"".join(buttons)}</p>') if buttons else None
 
 
 def as_curl(job: Job, request: bytes, *, token: bool) -> str:
@@ -281,12 +291,12 @@ def _events(events: Sequence[Event]) -> Markup:
     return table("Transitions", heads, rows, "Its transitions are kept no longer.")
 
 
-def _contents(frame: Frame, job: Job) -> Markup:
+def _contents(frame: Frame, job: Job, *, kept: bool) -> Markup:
     if not frame.acts:
         return Markup('<p class="none">This token may look at jobs, not at what they say.</p>')
     path = f"/jobs/{job.id}"
     links = not frame.closed  # a cookie alone opens no request
-    parts = [_hidden("request", "Show the request", f"{path}/request", links=links)]
+    parts = [_hidden("request", "Show the request", f"{path}/request", links=links) if kept else _none(job)]
     for artifact in job.artifacts:
         title = f"Show the artifact {artifact.name} ({artifact.size:,} bytes)"
         parts.append(_hidden(artifact.name, title, f"{path}/artifacts/{quote(artifact.name, safe='')}", links=links))
@@ -296,11 +306,16 @@ def _contents(frame: Frame, job: Job) -> Markup:
     return join(*parts)
 
 
+def _none(job: Job) -> Markup:
+    why = "; a sync call without Idempotency-Key or `finish` leaves none" if job.surface is Surface.SYNC else ""
+    return Markup(f'<p class="none">Its request is not kept{why}: it can only be sent anew.</p>')
+
+
 def _hidden(key: str, title: str, path: str, *, links: bool) -> Markup:
-    bare = f"<noscript>{markup.link(path, path)}</noscript>" if links else ""
+    bare = markup.link(path, path) if links else f"It takes JavaScript, or the token: {cell(f'GET {path}')}."
     return Markup(
         f'<details data-key="{cell(key)}" data-load="{cell(path)}"><summary>{cell(title)}</summary>'
-        f'<pre data-keep tabindex="0"></pre>{bare}</details>'
+        f'<pre data-keep tabindex="0"></pre><noscript>{bare}</noscript></details>'
     )
 
 

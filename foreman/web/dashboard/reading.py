@@ -109,7 +109,8 @@ class Reading:
         job = await self._job(request)
         outlook = await self.outlooks.of(job) if job.state in {State.QUEUED, State.LOADING} else None
         tried = await self.store.deliveries.log(job.id) if frame.acts else None
-        return jobs.job_detail(frame, job, outlook, await self.store.queue.events(job.id), tried)
+        queue = self.store.queue
+        return jobs.job_detail(frame, job, outlook, await queue.events(job.id), tried, kept=await queue.keeps(job.id))
 
     async def curl(self, request: web.Request, *, token: bool) -> str:
         """A job's call as a line for a shell. Raises Failure: 403 for one who only looks, 410 where it is not kept."""

@@ -219,3 +219,17 @@ async def test_a_failed_jobs_view_says_why_and_what_to_do(gateway, worker, dial,
     text = (await caller.get(f"/ui/jobs/{failed}")).body.decode()
     assert "it broke at number 10" in text
     assert "stalled" in text
+
+
+async def test_what_cannot_be_done_is_not_offered(open_gateway, worker, dial, past):
+    gateway = await open_gateway(**TOKENS)
+    caller, boss = await dial(gateway), {"Authorization": "Bearer operator-1"}
+    sync, handed_in = await past.one(1, surface=Surface.SYNC), await past.one(1)
+    for job, kept in ((sync, False), (handed_in, True)):
+        text = (await caller.get(f"/ui/jobs/{job}", **boss)).body.decode()
+        assert (f"POST /jobs/{job}/retry" in text) is kept
+        assert (f"/ui/jobs/{job}/curl" in text) is kept
+        assert ("Show the request" in text) is kept
+        assert ("Its request is not kept" in text) is not kept
+        assert (await caller.post(f"/jobs/{job}/retry", b"", **boss)).status == (202 if kept else 410)
+    assert f"It takes JavaScript, or the token: GET /jobs/{handed_in}/request." in text

@@ -176,7 +176,9 @@ class Dispatcher:
 
     def _idle(self, view: LaneView) -> list[Offer]:
         """What idle targets offer for a lane; nothing for one that asked for this target."""
-        return [] if view.lane in self._lanes.only_here else self._target.rivals.idle(view)
+        if view.lane in self._lanes.only_here:
+            return []
+        return self._target.rivals.idle(view.lane, self._lanes.model(view.lane), self._lanes.all_waiting())
 
     def _somebody_needs_a_place(self) -> bool:
         """Whether a lane waits that is not resident: then it matters what other targets hold (rule 8)."""

@@ -50,7 +50,6 @@ class Lanes:
         self._learned = learned
         self._takes = takes
         self._rivals = rivals
-        rivals.lanes = self
         self._queues: dict[tuple[Slot, str], LaneFacts] = {}
         self._lane_of: dict[tuple[Slot, str], str] = {}
         self._members: dict[str, set[tuple[Slot, str]]] = {}
@@ -175,7 +174,7 @@ class Lanes:
                 pace_seconds=pace.seconds_per_run,
                 gaps=pace.gaps,
                 arrival_rate=pace.rate,
-                homes=() if alone else self._rivals.homes(lane),
+                homes=() if alone else self._rivals.homes(lane, self.model(lane)),
             ),
             now,
         )

@@ -16,9 +16,7 @@ from foreman.core.views import Offer
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from foreman.core.views import LaneView
     from foreman.store.records import TargetStatus
-    from workers.lanes import Lanes
 
 
 class Rivals:
@@ -26,8 +24,6 @@ class Rivals:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.lanes: Lanes
-        """What waits; set by those lanes themselves, which ask me for homes."""
         self._able: tuple[TargetStatus, ...] = ()
         self._models: dict[str, frozenset[str]] = {}
         self._homes: dict[str, tuple[Offer, ...]] = {}
@@ -58,8 +54,8 @@ class Rivals:
         """Whether there are others that work."""
         return bool(self._able)
 
-    def homes(self, lane: str) -> tuple[Offer, ...]:
-        """Those that hold or load the lane and may serve it; an `openai` target holds whatever it lists.
+    def homes(self, lane: str, model: str) -> tuple[Offer, ...]:
+        """Those that hold or load the lane and may serve it, by its model's canonical name; an `openai` target holds whatever it lists.
 
         What `only` or `never` keeps away can be loaded all the same, from before or by somebody else. Its target lists
         it not, and never takes the lane.
@@ -68,7 +64,6 @@ class Rivals:
         servers = [status for status in self._able if status.kind == OPENAI]
         if not held and not servers:
             return ()
-        model = self.lanes.model(lane)
         found = tuple(offer for offer in held if model in self._models[offer.target])
         return found + tuple(
             Offer(status.name, _pace(status, lane)) for status in servers if model in self._models[status.name]
@@ -84,11 +79,16 @@ class Rivals:
         known = [status.paces[lane][0] for status in self._able if lane in status.paces]
         return sum(known) / len(known) if known else None
 
-    def idle(self, view: LaneView) -> list[Offer]:
-        """What those offer that have nothing queued, running or loading and may take the lane."""
-        queued, model = self.lanes.all_waiting(), self.lanes.model(view.lane)
+    def idle(self, lane: str, model: str, queued: Collection[str]) -> list[Offer]:
+        """What those offer that have nothing queued, running or loading and may take the lane.
+
+        Args:
+            lane: its key.
+            model: its model's canonical name.
+            queued: all lanes with queued jobs.
+        """
         return [
-            Offer(status.name, _pace(status, view.lane), _load(status, view.lane))
+            Offer(status.name, _pace(status, lane), _load(status, lane))
             for status in self._able
             if model in self._models[status.name]
             and status.kind != OPENAI

@@ -1,9 +1,9 @@
 // One chat by the browsers' client; what came of it as one line of JSON.
 //   node chat.mjs foreman-client.js OPTIONS   with { url, key?, path?, restart?, stopAfter?, stopWhen?, leaveAfter? }
-import { pathToFileURL } from 'node:url'
+import { code } from './code.mjs'
 
 const [module, given] = process.argv.slice(2)
-const { chat, Accumulator, ForemanError } = await import(pathToFileURL(module))
+const { chat, Accumulator, ForemanError } = await import(code(module))
 const { restart = false, stopAfter = null, stopWhen = null, leaveAfter = null, ...options } = JSON.parse(given)
 const found = { text: '', states: [], restarts: 0, error: null, chunks: 0 }
 const stop = new AbortController()

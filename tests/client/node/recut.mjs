@@ -2,10 +2,10 @@
 //   node recut.mjs foreman-client.js streams.json
 import { readFileSync } from 'node:fs'
 import { deepStrictEqual } from 'node:assert'
-import { pathToFileURL } from 'node:url'
+import { code } from './code.mjs'
 
 const [module, file] = process.argv.slice(2)
-const { Reader, Accumulator } = await import(pathToFileURL(module))
+const { Reader, Accumulator } = await import(code(module))
 
 function fed (stream, pieces) {
   const reader = new Reader(stream.events ? 'sse' : 'ndjson')

@@ -32,13 +32,14 @@ HEAD_LIMIT: Final = 4 * FIELD_LIMIT
 class CallerConnection(RequestHandler):
     """aiohttp's HTTP/1.1 server protocol for one connection."""
 
-    __slots__ = ("_head_size", "_head_timer", "_head_within")
+    __slots__ = ("_head_size", "_head_timer", "_head_within", "_heard")
 
     def __init__(self, server: Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._head_within = HEAD_WITHIN
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_size = 0
+        self._heard = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
@@ -52,6 +53,7 @@ class CallerConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop with what came."""
+        self._heard = True
         seen = self._request_count
         super().data_received(data)
         if self._request_count != seen:
@@ -96,5 +98,6 @@ class CallerConnection(RequestHandler):
 
     def _too_slow(self) -> None:
         self._head_timer = None
-        log.info("request.head_too_slow", seconds=self._head_within)
+        if self._heard:  # browsers open connections in advance and leave them be: no sign of anything wrong
+            log.info("request.head_too_slow", seconds=self._head_within)
         self.force_close()

@@ -230,4 +230,4 @@ async def outlast(at: Site) -> None:
     assert HEAD_WITHIN - 1 < time.monotonic() - began < HEAD_WITHIN * 3
     idle.ask("/api/version", b"", method="GET")
     assert (await idle.answer()).status == 200
-    assert at.log().count("request.head_too_slow") >= 3
+    assert at.log().count("request.head_too_slow") >= 2, "the first one never said a word"

@@ -177,11 +177,14 @@ async def test_a_dripping_body_is_borne_while_it_drips(gateway, worker, dial, mo
 
 @pytest.mark.parametrize("sent", [b"", b"GET /api/ver", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 async def test_a_head_that_does_not_come_closes_the_connection(open_gateway, worker, dial, monkeypatch, sent):
+    said: list[str] = []
+    monkeypatch.setattr(connection.log, "info", lambda event, **_: said.append(event))
     monkeypatch.setattr(connection, "HEAD_WITHIN", 0.2)
     gateway = await open_gateway()
     caller = await dial(gateway)
     caller.send(sent)
     assert await caller.ended()
+    assert said == (["request.head_too_slow"] if sent else []), "browsers connect in advance, and say nothing"
 
 
 async def test_a_slow_second_head_closes_the_connection_but_idling_does_not(open_gateway, worker, dial, monkeypatch):

@@ -154,7 +154,7 @@ function row(it) {
 		cell(count(it.depth), "depth"), cell(it.depth ? waits(it) : "–"), cell(count(it.running), "running"), cell(span(it.eta_seconds)), cell(pair(recent?.ttft_ms)), cell(pair(recent?.tpot_ms)),
 		cell(recent?.failed ? h("a", { class: "bad", href: `/ui/jobs?state=failed&model=${encodeURIComponent(it.model)}` }, count(recent.failed)) : count(recent?.failed)),
 		h("td", {}, recent?.callers.length ? recent.callers.map((one) => [name(one), " "]) : "–"),
-		h("td", { class: "acts" }, it.paused ? state("paused") : "open", operates && [hold(it.paused, path, it.model, "of this lane"),
+		h("td", { class: "acts" }, it.paused ? [state("paused"), it.paused_until && h("small", {}, ` until ${it.paused_until.slice(11, 16)} UTC`)] : !operates && "open", operates && [hold(it.paused, path, it.model, "of this lane"),
 			it.depth > 0 && deed("Clear", `${path}/clear`, `Cancel what waits in ${it.model} (${count(it.depth)} now)?`, `${it.model} is cleared.`, "danger")]));
 }
 

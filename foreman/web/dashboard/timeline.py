@@ -35,6 +35,8 @@ _RAILS: Final = 24
 _STEPS: Final = (10, 30, 60, 120, 300, 600, 1800, 3600)
 _SLACK: Final = 1.0
 """Seconds after a load in which the end of the one before may be noted."""
+_EDGE: Final = 7.0
+"""Percent of the width at either end without a time."""
 _MARKS: Final = 6
 """Times on the axis, at most."""
 _SHORTEST: Final = 60.0
@@ -101,9 +103,10 @@ def _drawing(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Ran], n
     step = next((step for step in _STEPS if back / step <= _MARKS), _STEPS[-1])
     for moment in range(int(begin // step + 1) * step, int(now) + 1, step):
         at = x(moment)
+        if not _EDGE < at < 100 - _EDGE:  # it would stand in its neighbour, or half outside
+            continue
         clock = datetime.fromtimestamp(moment, UTC).strftime("%H:%M:%S" if step < 60 else "%H:%M")
-        anchor = "end" if at > 95 else "start" if at < 5 else "middle"
-        parts.append(f'<text x="{at:.2f}%" y="{top + 8}" text-anchor="{anchor}">{clock}</text>')
+        parts.append(f'<text x="{at:.2f}%" y="{top + 8}" text-anchor="middle">{clock}</text>')
     swaps = sum(len(records) for records in history.values())
     label = f"{swaps} residencies on {len(history)} targets in {span(back)}, UTC; the table below says the same"
     hatch = (
@@ -155,7 +158,7 @@ def _tick(job: Ran, bottom: int, x: Callable[[float], float]) -> str:
 def _key(history: Mapping[str, Sequence[SwapRecord]]) -> Markup:
     lanes = {one.lane: one.model for records in history.values() for one in records}
     entries = "".join(
-        f'<li class="{colour(lane)}" data-key="{escape(lane)}"><i></i>{markup.name(model)}</li>'
+        f'<li class="{colour(lane)}" data-key="{escape(lane)}"><i></i>{markup.name(model.removesuffix(":latest"))}</li>'
         for lane, model in sorted(lanes.items(), key=lambda pair: pair[1])[:SHOWN]
     )
     more = '<li class="loads"><i></i>hatched: loads</li><li>| a job ends</li>'

@@ -16,7 +16,7 @@ import structlog
 from arq import cron, func
 from arq.worker import Worker as ArqWorker
 
-from foreman.store.client import arq_settings
+from foreman.store.client import arq_client, close_arq
 from foreman.store.keys import ARQ, ARQ_HEALTH
 from foreman.store.pulse import Pulse
 from foreman.tasks import Tasks
@@ -89,9 +89,11 @@ class Background:
     def _make(self) -> _Worker:
         pool, keys = self._settings.pool, self._store.queue.keys
         every = {*range(0, 60, maintenance.LOOK)}
+        client = arq_client(self._store.url)
+        client.job_serializer = _bytes
         return _Worker(
             functions=[func(_DELIVER, name="deliver")],
-            redis_settings=arq_settings(self._store.url),
+            redis_pool=client,
             queue_name=keys.of(ARQ),
             health_check_key=keys.of(ARQ_HEALTH),
             health_check_interval=maintenance.HEARTBEAT,
@@ -170,8 +172,7 @@ async def _end(worker: _Worker) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.gather(*(task for task in worker.ending if task is not None), return_exceptions=True)
-    if worker.pool is None:  # it never got through to the store
-        return
     with contextlib.suppress(Exception):  # the connection may be the very thing that died
-        await worker.pool.delete(worker.health_check_key)
-    await worker.pool.aclose(close_connection_pool=True)
+        async with asyncio.timeout(AGAIN):
+            await worker.pool.delete(worker.health_check_key)
+    await close_arq(worker.pool)

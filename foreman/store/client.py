@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 
-from arq.connections import RedisSettings
+from arq.connections import ArqRedis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -190,28 +190,43 @@ def patient_retry() -> Retry:
     return Retry(ExponentialBackoff(cap=1, base=0.05), 1000)
 
 
-def arq_settings(url: str) -> RedisSettings:
-    """The store as arq takes it, surviving outages of minutes. Raises ValueError for a URL that is none."""
+def arq_client(url: str) -> ArqRedis:
+    """A client for arq's worker, surviving outages of minutes; `close_arq` ends it. Raises ValueError for a URL that is none.
+
+    arq's own would go to a primary behind Sentinels without retries, and over TLS without our certificates.
+    """
     where = parse(url)
-    host: Any = list(where.nodes) if where.service else (where.nodes[0][0] if where.nodes else "localhost")
-    return RedisSettings(
-        host=host,
-        port=where.nodes[0][1] if where.nodes else 6379,
-        unix_socket_path=where.path,
-        database=where.db,
-        username=where.username,
-        password=where.password,
-        ssl=where.tls,
-        ssl_ca_certs=where.ca,
-        ssl_certfile=where.cert,
-        ssl_keyfile=where.key,
-        ssl_cert_reqs="required" if where.verify else "none",
-        ssl_check_hostname=where.verify,
-        sentinel=where.service is not None,
-        sentinel_master=where.service or "mymaster",
-        retry_on_error=[RedisConnectionError, RedisTimeoutError, OSError],
-        retry=patient_retry(),
-    )
+    patience: dict[str, Any] = {
+        "retry": patient_retry(),
+        "retry_on_error": [RedisConnectionError, RedisTimeoutError, OSError],
+        "socket_connect_timeout": 1.0,
+    }
+    if where.service is None:
+        return ArqRedis(**_dialled(where), **patience)
+    sentinels = Sentinel(list(where.nodes), sentinel_kwargs={"socket_timeout": 1.0})  # type: ignore[no-untyped-call] # redis-py 5 left it untyped
+    made: ArqRedis = sentinels.master_for(where.service, redis_class=ArqRedis, **_dialled(where), **patience)
+    return made
+
+
+async def close_arq(client: ArqRedis) -> None:
+    """Close all its connections, those to Sentinels too."""
+    sentinels = getattr(client.connection_pool, "sentinel_manager", None)
+    await client.aclose(close_connection_pool=True)
+    for node in sentinels.sentinels if sentinels else ():
+        await node.aclose()
+
+
+def _dialled(where: StoreUrl) -> dict[str, Any]:
+    """What redis-py has to know; behind Sentinels all but the address."""
+    options: dict[str, Any] = {"username": where.username, "password": where.password, "db": where.db}
+    if where.path is not None:
+        return options | {"unix_socket_path": where.path}
+    if where.service is None:
+        options |= {"host": where.nodes[0][0], "port": where.nodes[0][1]}
+    if where.tls:
+        options |= {"ssl": True, "ssl_ca_certs": where.ca, "ssl_certfile": where.cert, "ssl_keyfile": where.key}
+        options |= {"ssl_cert_reqs": "required" if where.verify else "none", "ssl_check_hostname": where.verify}
+    return options
 
 
 def redis_client(url: str, **options: Any) -> Redis:
@@ -219,11 +234,5 @@ def redis_client(url: str, **options: Any) -> Redis:
     where = parse(url)
     if where.service:
         raise ValueError(f"{where.shown} are Sentinels: ask locator() for the primary's address")
-    account: dict[str, Any] = {"username": where.username, "password": where.password, "db": where.db, **options}
-    account |= {"retry": Retry(ExponentialBackoff(cap=1, base=0.05), 3), "socket_timeout": TIMEOUT}
-    if where.path is not None:
-        return Redis(unix_socket_path=where.path, **account)
-    if where.tls:
-        account |= {"ssl": True, "ssl_ca_certs": where.ca, "ssl_certfile": where.cert, "ssl_keyfile": where.key}
-        account |= {"ssl_cert_reqs": "required" if where.verify else "none", "ssl_check_hostname": where.verify}
-    return Redis(host=where.nodes[0][0], port=where.nodes[0][1], **account)
+    patience: dict[str, Any] = {"retry": Retry(ExponentialBackoff(cap=1, base=0.05), 3), "socket_timeout": TIMEOUT}
+    return Redis(**_dialled(where), **options, **patience)

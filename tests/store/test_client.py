@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import socket
+import ssl
 import subprocess
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from foreman.store import checks
-from foreman.store.client import Store, arq_settings, connect, locator, redis_client
+from foreman.store.client import Store, arq_client, close_arq, connect, locator, redis_client
 from foreman.store.embedded import find_binary
 from foreman.store.errors import ScriptError, StoreRefusedError, StoreUnavailableError
 from foreman.store.url import StoreUrl, parse
@@ -19,8 +23,8 @@ from tests.conftest import StoreSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+TLS = Path(__file__).with_name("tls")
 FIT = {
     "redis_version": "7.2.4", "valkey_version": "9.1.2", "redis_mode": "standalone", "role": "master", "maxmemory": "0",
     "maxmemory_policy": "noeviction", "aof_enabled": "1", "cluster_enabled": "0",
@@ -185,25 +189,56 @@ def running(folder: Path, *options: str, conf: Path | None = None) -> Iterator[i
 
 
 class TestArq:
-    def test_a_unix_socket(self) -> None:
-        settings = arq_settings("unix://u:p@/run/s.sock?db=2")
-        assert (settings.unix_socket_path, settings.database) == ("/run/s.sock", 2)
-        assert (settings.username, settings.password) == ("u", "p")
-        assert settings.retry is not None
+    def test_what_it_dials(self) -> None:
+        for url, dialled in (
+            ("unix://u:p@/run/s.sock?db=2", {"path": "/run/s.sock", "db": 2, "username": "u", "password": "p"}),
+            ("rediss://h:7000/1?ssl_cert_reqs=none", {"host": "h", "port": 7000, "db": 1, "ssl_cert_reqs": "none"}),
+            ("redis+sentinel://:p@a,b/mine/3", {"db": 3, "password": "p"}),
+        ):
+            found = arq_client(url).connection_pool.connection_kwargs
+            assert dialled.items() <= found.items(), url
+            assert found["retry"]._retries == 1000, "a blip of the server ends no worker"
 
-    def test_tls_and_sentinel(self) -> None:
-        tls = arq_settings("rediss://h:7000/1?ssl_cert_reqs=none")
-        assert (tls.host, tls.port, tls.ssl, tls.ssl_cert_reqs, tls.ssl_check_hostname) == (
-            "h",
-            7000,
-            True,
-            "none",
-            False,
-        )
-        sentinel = arq_settings("redis+sentinel://a,b/mine")
-        assert (sentinel.host, sentinel.sentinel, sentinel.sentinel_master) == (
-            [("a", 26379), ("b", 26379)], True, "mine",
-        )  # fmt: skip
+    async def test_a_primary_with_tls_behind_sentinels(self, tmp_path: Path) -> None:
+        (tmp_path / "p").mkdir()
+        (tmp_path / "s").mkdir()
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(TLS / "cert.pem", TLS / "key.pem")
+        with running(tmp_path / "p", "--requirepass", "pw") as port:
+            async with asyncio.TaskGroup() as group:
+                front = await asyncio.start_server(partial(forward, group, port), "127.0.0.1", 0, ssl=context)
+                conf = (
+                    tmp_path / "s" / "sentinel.conf"
+                )  # it can't speak TLS itself, so let it take its time to find that out
+                conf.write_text(
+                    f"sentinel monitor mine 127.0.0.1 {front.sockets[0].getsockname()[1]} 1\n"
+                    "sentinel down-after-milliseconds mine 600000\n"
+                )
+                with running(tmp_path / "s", "--sentinel", conf=conf) as sentinel:
+                    url = f"rediss+sentinel://:pw@127.0.0.1:1,127.0.0.1:{sentinel}/mine/3?ssl_ca_certs={TLS}/cert.pem"
+                    client = arq_client(url)
+                    async with asyncio.timeout(30):
+                        assert await client.set("arq:test", 1)
+                    await close_arq(client)
+                    store = await connect(StoreSettings("x"), url, wait=10.0)
+                    await store.close()
+                front.close()
+
+
+async def forward(
+    group: asyncio.TaskGroup, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """A connection to a server on this machine, without TLS."""
+
+    async def pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while piece := await source.read(65536):
+                sink.write(piece)
+        sink.close()
+
+    back, there = await asyncio.open_connection("127.0.0.1", port)
+    group.create_task(pipe(reader, there))
+    group.create_task(pipe(back, writer))
 
 
 async def test_an_inbox_that_was_closed_is_forgotten(valkey: str, pool: str) -> None:

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from foreman.core.errors import Code, Failure
 from foreman.link.channel import Framing, Head
 from foreman.web.calls.relay import HOLD
 from tests.web.relay_script import DONE, EVENT, LAST, LINE, NDJSON, OPENAI, RAW, SSE, Script
@@ -204,6 +205,15 @@ async def test_no_heartbeat_into_a_pipe_that_nobody_reads():
     s.wire.backlog = True
     await asyncio.sleep(100)
     assert s.wire.sent == [LINE]
+
+
+async def test_events_with_carriage_returns_get_heartbeats_too(speaking):
+    s = speaking(Script(dialect=OPENAI))
+    s.start(SSE, EVENT.replace(b"\n", b"\r\n"))
+    await asyncio.sleep(15.1)
+    assert s.wire.sent[-1].startswith(b": working")
+    s.relay.fail(Failure(Code.INTERRUPTED, "x"))
+    assert s.wire.sent[-1].startswith(b"data: ")
 
 
 async def test_a_heartbeat_is_never_inside_an_event(speaking):

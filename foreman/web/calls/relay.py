@@ -28,6 +28,9 @@ HOLD: Final = 1024 * 1024
 
 STREAM_HEADERS: Final = (("X-Accel-Buffering", "no"), ("Cache-Control", "no-cache"))
 
+_EVENT_ENDS: Final = (b"\n\n", b"\n\r\n")
+"""The second is what servers on sse-starlette say."""
+
 _OURS: Final = frozenset(
     {"cache-control", "x-accel-buffering", "content-length", "transfer-encoding", "connection", "date", "server"}
 )
@@ -235,7 +238,7 @@ class Relay:
         if not self._can_say():
             return False
         if self._events_out():
-            return self._manner.wrap or self._last.endswith(b"\n\n")
+            return self._manner.wrap or self._last.endswith(_EVENT_ENDS)
         return self._last.endswith(b"\n") and not _is_last(self._last)
 
     def _commit_early(self) -> None:
@@ -352,8 +355,8 @@ class Relay:
 
     def _boundary(self) -> bytes:
         """What completes a cut line or event, so that the error after it can be read."""
-        end = b"\n\n" if self._events_out() else b"\n"
-        return b"" if self._manner.wrap or not self._last or self._last.endswith(end) else end
+        ends = _EVENT_ENDS if self._events_out() else (b"\n",)
+        return b"" if self._manner.wrap or not self._last or self._last.endswith(ends) else ends[0]
 
     def _close(self) -> None:
         self._wire.finish()

@@ -24,21 +24,22 @@ def signed(secret: str = "s3cret", seq: int = 3, stamp: int | None = None) -> di
 
 async def test_listen_verifies_prints_and_answers_as_told(tmp_path):
     async with started(tmp_path, "webhooks", "listen", "--port", "0", "--secret", "s3cret", "--answer", "500", "--fails", "1",
-                       "--count", "3") as command:  # fmt: skip
+                       "--count", "4") as command:  # fmt: skip
         await command.until(lambda: any("FOREMAN_WEBHOOK_ALLOW" in line for line in command.err))
         url = command.err[0].split('"')[3]
         async with aiohttp.ClientSession() as session:
             statuses = []
-            for headers in (signed(), signed(), signed("other")):
+            for headers in (signed(), signed(), signed("other"), {}):
                 async with session.post(url.replace("localhost", "127.0.0.1"), data=BODY, headers=headers) as reply:
                     statuses.append(reply.status)
         assert await command.end() == 0
-    assert statuses == [500, 200, 200]
-    first, second, third = command.out
+    assert statuses == [500, 200, 200, 200]
+    first, second, third, fourth = command.out
     assert "job.done" in first
     assert "seq=3 verified, answered 500" in first
     assert "seen before" in second
-    assert "NOT VERIFIED" in third
+    assert "NOT VERIFIED: " in third
+    assert "NOT VERIFIED: not signed" in fourth
 
 
 async def test_what_is_kept_is_verified_by_the_command_it_prints(tmp_path):

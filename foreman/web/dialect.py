@@ -66,6 +66,8 @@ class Dialect:
         headers: list[tuple[str, str]] = [("X-Foreman-Error", str(failure.code))]
         if failure.retry_after is not None:
             headers.append(("Retry-After", str(max(1, math.ceil(failure.retry_after)))))
+        if self.openai and failure.status >= 500 and not failure.retryable:
+            headers.append(("X-Should-Retry", "false"))  # else OpenAI's and Anthropic's clients send it twice more
         if failure.code is Code.UNAUTHORIZED:
             headers.append(("WWW-Authenticate", 'Bearer realm="foreman"'))
         return tuple(headers)

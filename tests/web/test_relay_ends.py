@@ -85,6 +85,22 @@ async def test_a_failure_while_queued():
 # ------------------------------------------------------------------ failing after the head
 
 
+@pytest.mark.parametrize(
+    ("of", "code", "told"),
+    [
+        (OPENAI, Code.POISON, "false"),
+        (ANTHROPIC, Code.DEADLINE_EXCEEDED, "false"),
+        (OPENAI, Code.QUEUE_FULL, None),
+        (OPENAI, Code.MODEL_NOT_FOUND, None),
+        (NATIVE, Code.POISON, None),
+    ],
+)
+async def test_clients_that_send_every_5xx_again_are_told_where_that_is_of_no_use(of, code, told):
+    s = Script(dialect=of)
+    s.relay.fail(Failure(code, "no"))
+    assert s.wire.headers.get("X-Should-Retry") == told
+
+
 async def test_a_failure_after_the_head_is_a_line():
     s = Script()
     await asyncio.sleep(36)

@@ -1,4 +1,4 @@
-"""The shapes of what operators look back at: `/ops/failures`, `/ops/swaps`, `/ops/receivers`.
+"""The shapes of what operators look back at: `/ops/failures`, `/ops/swaps`, `/ops/counts`, `/ops/receivers`.
 
 The OpenAPI page is made from these models, and a test holds the gateway's answers to them.
 """
@@ -72,6 +72,22 @@ class SwapHistory(_Shape):
     since: Moment
     until: Moment
     targets: list[TargetHistory]
+
+
+class Tally(_Shape):
+    """What happened in an hour or a day (UTC)."""
+
+    begins: Moment
+    jobs: dict[str, dict[str, int]] = Field(description="jobs that ended: surface → state → how many")
+    webhooks: dict[str, dict[str, int]] = Field(
+        description="receivers' hosts → attempts delivered, failed, gone; deliveries superseded, exhausted"
+    )
+
+
+class TallyList(_Shape):
+    """Hours or days, the newest first; those in which nothing happened are left out."""
+
+    counts: list[Tally]
 
 
 class Receiver(_Shape):

@@ -34,6 +34,7 @@ _ANSWERS: Final = (
         ops_shapes.Audit,
         history_shapes.FailureList,
         history_shapes.SwapHistory,
+        history_shapes.TallyList,
         history_shapes.ReceiverList,
     ),
 )
@@ -182,6 +183,10 @@ _OPERATIONS: Final = (
     _Operation(
         "get", "/ops/swaps", "swaps", "What each target held and ran", {200: _ref("SwapHistory")}, (422,),
         query=(("hours", {"type": "number", "exclusiveMinimum": 0, "maximum": 24, "default": 1}, "How far back"),),
+    ),
+    _Operation(
+        "get", "/ops/counts", "counts", "What ended in each of the last hours or days",
+        {200: _ref("TallyList")}, (422,), query=(("by", {"enum": ["hour", "day"], "default": "hour"}, "What is counted together"),),
     ),
     _Operation(
         "get", "/ops/receivers", "receivers", "Who is told by webhooks, and how they take it",

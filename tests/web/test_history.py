@@ -51,6 +51,19 @@ async def test_a_span_that_is_none(gateway, dial, hours) -> None:
     assert reply.status == 422
 
 
+async def test_counts_by_hour_and_day(gateway, worker, dial, store) -> None:
+    caller = await dial(gateway)
+    await caller.post("/jobs", JOB)
+    await (await worker.claim()).end(State.DONE)
+    reply = await caller.get("/ops/counts")
+    validate("get", "/ops/counts", reply)
+    (hour,) = reply.json()["counts"]
+    assert (hour["jobs"], hour["webhooks"]) == ({"async": {"done": 1}}, {})
+    assert hour["begins"].endswith(":00:00.000Z")
+    assert (await caller.get("/ops/counts?by=day")).json() == {"counts": []}, "hours are folded after two days"
+    assert (await caller.get("/ops/counts?by=year")).status == 422
+
+
 async def test_receivers(open_gateway, worker, dial) -> None:
     caller = await dial(await open_gateway(webhook_allow="hook.example"))
     await caller.post("/jobs", JOB | {"state_webhook_url": "https://hook.example/x"})
@@ -62,7 +75,13 @@ async def test_receivers(open_gateway, worker, dial) -> None:
 
 async def test_who_may_look_back(open_gateway, worker, dial) -> None:
     caller = await dial(await open_gateway(token="op", tokens="anna=a", read_token="look"))
-    for path, reader in (("/ops/failures", 200), ("/ops/swaps", 200), ("/ops/trace", 200), ("/ops/receivers", 403)):
+    for path, reader in (
+        ("/ops/failures", 200),
+        ("/ops/swaps", 200),
+        ("/ops/counts", 200),
+        ("/ops/trace", 200),
+        ("/ops/receivers", 403),
+    ):
         statuses = [
             (await caller.get(path, Authorization=f"Bearer {token}")).status for token in ("op", "look", "a", "x")
         ]

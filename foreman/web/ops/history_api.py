@@ -1,4 +1,4 @@
-"""What operators look back at: failures by code, each target's history of swaps and jobs, receivers of webhooks.
+"""What operators look back at: failures by code, each target's swaps and jobs, counts by hour and day, webhooks' receivers.
 
 The app adds my routes. I read the store and change nothing; named callers have their own jobs to look at, not all.
 """
@@ -43,6 +43,7 @@ class HistoryAPI:
         """Put all paths on the router."""
         router.add_get("/ops/failures", self.failures)
         router.add_get("/ops/swaps", self.swaps)
+        router.add_get("/ops/counts", self.counts)
         router.add_get("/ops/receivers", self.receivers)
 
     async def failures(self, request: web.Request) -> web.StreamResponse:
@@ -80,6 +81,20 @@ class HistoryAPI:
                 )
             )
         return _answer(shapes.SwapHistory(since=rfc3339(since), until=rfc3339(until), targets=targets))
+
+    async def counts(self, request: web.Request) -> web.StreamResponse:
+        """What ended in the last hours or days. Receivers' hosts are not for those who only look."""
+        _not_for_named(request)
+        by = request.query.get("by", "hour")
+        if by not in {"hour", "day"}:
+            raise Failure(Code.BAD_REQUEST, "by: use hour or day", status=422)
+        tallies = self.store.tallies
+        hosts = request[CALLER].role is not Role.READER
+        found = [
+            shapes.Tally(begins=rfc3339(one.begins), jobs=one.jobs, webhooks=one.webhooks if hosts else {})
+            for one in await (tallies.hours() if by == "hour" else tallies.days())
+        ]
+        return _answer(shapes.TallyList(counts=found))
 
     async def receivers(self, request: web.Request) -> web.StreamResponse:
         """Who is told, and how they take it. Their URLs may hold secrets: not for those who only look."""

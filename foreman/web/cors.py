@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -106,15 +107,23 @@ def host_is_local(host: str | None) -> bool:
     It keeps a foreign page from reaching a loopback listener under a name of its own (DNS rebinding).
     """
     name = host_name(host or "")
+    near = _is_near(name)
+    return (
+        near
+        if near is not None
+        else name in {"", "localhost", socket.gethostname().lower()}
+        or name.endswith((".localhost", ".local", ".internal"))
+    )
+
+
+@lru_cache(maxsize=64)  # callers send the same few, each as long as a header may be
+def _is_near(name: str) -> bool | None:
+    """Whether an address is this machine's or its own network's; None for what is no address."""
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
-        pass
-    else:
-        return address.is_loopback or address.is_private or address.is_unspecified
-    return name in {"", "localhost", socket.gethostname().lower()} or name.endswith(
-        (".localhost", ".local", ".internal")
-    )
+        return None
+    return address.is_loopback or address.is_private or address.is_unspecified
 
 
 def host_name(host: str) -> str:

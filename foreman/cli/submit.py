@@ -21,13 +21,15 @@ def submit(
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="The job as JSON; - reads it from stdin.")],
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end and print the answer.")] = False,
-    key: Annotated[str | None, typer.Option("--key", help="Idempotency-Key: sent again, it is the same job.")] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="Idempotency-Key: sent again, it is the same job, or batch.")
+    ] = None,
     batch: Annotated[bool, typer.Option("--batch", help="FILE is NDJSON: a job a line.")] = False,
     json: AsJSON = False,
 ) -> None:
     """Queue a job, fire and forget; exit code 1 with --wait where it fails."""
-    if batch and (wait or key):
-        raise Refusal("--batch goes alone: what is sent in bulk is waited for by webhook or `foreman jobs`")
+    if batch and wait:
+        raise Refusal("--batch goes without --wait: what is sent in bulk is waited for by webhook or `foreman jobs`")
     body = read_file(file)
     if not body.strip():
         raise Refusal(
@@ -45,7 +47,7 @@ def submit(
     async def many(jobs: Jobs) -> None:
         lines = [line for line in body.splitlines() if line.strip()]
         refused = 0
-        async for answer in jobs.batch(lines):
+        async for answer in jobs.batch(lines, key=key):
             refused += _told(answer, as_json=json)
         if refused:
             raise Failed(f"{refused} of {len(lines)} jobs were refused")

@@ -59,15 +59,21 @@ class Jobs(Opened):
         named = key or (str(uuid.uuid4()) if self._again else None)
         return await self._json("POST", "/jobs", body=raw, headers={"Idempotency-Key": named} if named else {})
 
-    async def batch(self, lines: Iterable[bytes]) -> AsyncIterator[dict[str, Any]]:
-        """Queue a job per line, in one request; what the gateway answers to each, in order, an `error` among it."""
+    async def batch(self, lines: Iterable[bytes], *, key: str | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Queue a job per line, in one request; what the gateway answers to each, in order, an `error` among it.
+
+        Args:
+            lines: a job each, as `submit`.
+            key: the Idempotency-Key: all lines again, after whatever went wrong, are the same jobs.
+        """
 
         async def body() -> AsyncIterator[bytes]:
             for line in lines:
                 yield line.rstrip(b"\r\n") + b"\n"
 
         rest = b""
-        async with self._gateways.ask("POST", "/jobs/batch", timeout=_TIMEOUT, data=body()) as reply:
+        headers = {"Idempotency-Key": key} if key else {}
+        async with self._gateways.ask("POST", "/jobs/batch", timeout=_TIMEOUT, data=body(), headers=headers) as reply:
             async for piece in reply.content.iter_any():
                 *whole, rest = (rest + piece).split(b"\n")
                 for line in whole:

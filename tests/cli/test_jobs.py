@@ -124,11 +124,15 @@ async def test_a_failed_job_is_an_exit_code_of_one(pair: Pair, tmp_path: Path):
 async def test_many_jobs_go_in_one_request(pair: Pair, tmp_path: Path):
     _, house = pair
     lines = "\n".join([json.dumps(CHAT), json.dumps(CHAT | {"priority": "urgent"}), "", json.dumps(CHAT)])
-    code, out, err = await ran(tmp_path, "submit", "-", "--batch", stdin=lines, URL=house.url)
-    assert code == 1
-    assert len(out.split()) == 2
-    assert "priority" in err
-    assert "1 of 3" in err
+    seen = set()
+    for _ in range(2):
+        code, out, err = await ran(tmp_path, "submit", "-", "--batch", "--key", "night", stdin=lines, URL=house.url)
+        assert code == 1
+        assert len(out.split()) == 2
+        assert "priority" in err
+        assert "1 of 3" in err
+        seen |= set(out.split())
+    assert len(seen) == 2, "under a key, all lines again are the same jobs"
 
 
 @pytest.mark.parametrize(

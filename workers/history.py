@@ -16,7 +16,7 @@ import structlog
 
 from foreman.core.lanes import canonical
 from foreman.store.errors import StoreUnavailableError
-from foreman.store.records import SwapRecord
+from foreman.store.swaps import SwapRecord
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

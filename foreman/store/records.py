@@ -298,49 +298,6 @@ class TargetStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class SwapRecord:
-    """One residency in a target's history: a load, and what became of it. Times in seconds since the epoch."""
-
-    target: str
-    lane: str
-    model: str
-    """Canonical name."""
-    reason: str
-    """`room`, `empty`, `due` or `class` (core.scheduler.Reason), `pin`, or `found` for what somebody else loaded."""
-    t0: float
-    """The swap began."""
-    loaded: float
-    """The load had ended."""
-    end: float | None = None
-    """It was gone; None while it is resident."""
-    ended_by: str | None = None
-    """`swap`, `unload`, `idle`, `pause`, or `lost` (the target, or somebody else, put it out); None while resident."""
-    victim: str | None = None
-    """The lane that gave its place."""
-    cut: bool = False
-    """That lane still had queued jobs."""
-    fifo_swaps: int = 0
-    """Loads that serving in order of arrival would have done since the record before this one."""
-    paid_seconds: float = 0.0
-    """What fairness cost here: the load of the lane that was cut, which must come back."""
-
-
-@dataclass(frozen=True, slots=True)
-class SwapLedger:
-    """What swapping has cost since the pool began, all targets together."""
-
-    swaps: int = 0
-    fifo_swaps: int = 0
-    """Loads that serving the same jobs in order of arrival would have taken."""
-    seconds_saved: float = 0.0
-    """The loads that were not needed."""
-    seconds_for_fairness: float = 0.0
-    """The loads of lanes that had been cut."""
-    by_target: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Target → reason → swaps."""
-
-
-@dataclass(frozen=True, slots=True)
 class GatewayPresence:
     """A living gateway: where workers' links find it."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foreman.store.records import SwapLedger, SwapRecord
+from foreman.store.swaps import SwapLedger, SwapRecord
 
 
 async def test_a_load_and_its_end_come_back_as_one(ground) -> None:

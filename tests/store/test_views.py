@@ -8,7 +8,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, Slot, State
 from foreman.store import keys as k
 from foreman.store.pulse import Pulse
-from foreman.store.records import SwapRecord
+from foreman.store.swaps import SwapRecord
 from tests.waiting import wait_until
 
 LATE = Failure(Code.STALLED, 'nothing came: "code": "x"')

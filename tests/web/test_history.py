@@ -8,7 +8,7 @@ import pytest
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import State
-from foreman.store.records import SwapRecord
+from foreman.store.swaps import SwapRecord
 from tests.web.test_openapi import validate
 
 JOB = {"model": "m", "messages": []}

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import State
 from foreman.store.errors import StoreUnavailableError
-from foreman.store.records import SwapRecord
+from foreman.store.swaps import SwapRecord
 from foreman.web.ops import metrics_api
 from tests.web.conftest import wait_until
 

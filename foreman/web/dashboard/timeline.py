@@ -18,7 +18,7 @@ from foreman.web.dashboard.markup import Markup, join, span
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from foreman.store.records import SwapRecord
+    from foreman.store.swaps import SwapRecord
     from foreman.store.views import Ran
 
 SPANS: Final = {900: "15 min", 3600: "1 h", 21600: "6 h"}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from foreman.store.client import Store
     from foreman.store.deliveries import Receiver
-    from foreman.store.records import SwapRecord
+    from foreman.store.swaps import SwapRecord
     from foreman.store.views import Ran
     from foreman.web.pool.inventory import Inventory
 

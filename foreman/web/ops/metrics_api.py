@@ -18,7 +18,7 @@ from foreman.protocols.paths import INFERENCE, MANAGEMENT, SHOW
 from foreman.store.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from foreman.store.records import SwapLedger
+    from foreman.store.swaps import SwapLedger
     from foreman.store.views import Glance, Meters
     from foreman.web.calls.waiting import Waiting
     from foreman.web.ops.feed import Feed

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from foreman.store.client import Store
-    from foreman.store.records import Counts, Pause, SwapLedger, TargetStatus
+    from foreman.store.records import Counts, Pause, TargetStatus
+    from foreman.store.swaps import SwapLedger
     from foreman.store.views import Glance, LaneGlance, RunningJob
     from foreman.web.pool.bounds import Bounds
     from foreman.web.pool.inventory import Inventory

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, Slot, State, Surface
-from foreman.store.records import SwapRecord
+from foreman.store.swaps import SwapRecord
 from tests.store.ground import new_job
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from foreman.core.jobs import State
-from foreman.store.records import SwapRecord
+from foreman.store.swaps import SwapRecord
 from foreman.store.views import Ran
 from foreman.web.dashboard import timeline
 from tests.web.dashboard.past import swaps

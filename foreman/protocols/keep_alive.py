@@ -7,7 +7,6 @@ caller's own means. I refuse with Go's words (time.ParseDuration, api.Duration);
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import Final
 
@@ -55,17 +54,6 @@ def nanoseconds(value: object) -> int:
         return int(value * 1e9)
     kind = {"bool": "bool", "array": "[]interface {}", "object": "map[string]interface {}"}[gojson.kind_of(value)]
     raise KeepAliveError(f"Unsupported type: '{kind}'")
-
-
-def go_duration(value: object) -> float | None:
-    """The seconds a `keep_alive` stands for, infinity for a negative one; None where Ollama would refuse it or for null."""
-    if value is None:
-        return None
-    try:
-        spent = nanoseconds(value)
-    except KeepAliveError:
-        return None
-    return math.inf if spent == FOREVER_NS else spent / _SECOND
 
 
 def parse_keep_alive(text: str) -> str:

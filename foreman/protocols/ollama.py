@@ -33,7 +33,7 @@ class Peek:
     keep_alive_present: bool
     """The body has the key, were it null: nothing is inserted then."""
     keep_alive: object
-    """Its value as decoded (see `go_duration`), or None."""
+    """Its value as decoded (see `keep_alive.nanoseconds`), or None."""
     options: dict[str, Any]
     """The runner options (core.lanes.RUNNER_OPTIONS, `shift` among them) that are set and not null."""
     is_load: bool

@@ -44,11 +44,13 @@ async function reload(seen = counts) {
 function drawTools() {
 	const { state, why } = live;
 	const held = live.mode === "paused";
+	const away = live.mode === "live" && state.store.status !== "ok"; // then the numbers are older than the words
+	const old = state && age() + (state.as_of ? (Date.parse(state.now) - Date.parse(state.as_of)) / 1000 : 0);
 	const newer = state && boot.version !== state.version;
 	patch($("feed"),
 		newer && h("a", { href: "" }, `reload: foreman is ${state.version} now`),
-		h("b", { class: `f-${live.mode}`, title: why || null }, live.mode),
-		state ? ` data ${Math.floor(age()) < 60 ? `${Math.floor(age())} s` : span(age())} old` : " no data yet");
+		h("b", { class: `f-${away ? "reconnecting" : live.mode}`, title: why || null }, away ? "store away" : live.mode),
+		state && (state.as_of || !away) ? ` data ${old < 60 ? `${Math.floor(old)} s` : span(old)} old` : " no data yet");
 	patch($("hold"), held ? "Go on" : "Hold");
 	$("hold").setAttribute("aria-pressed", held);
 	if (mode !== live.mode && mode !== "connecting") say(live.mode === "live" ? "live again" : live.mode);

@@ -68,7 +68,7 @@ function look({ ledger }) {
 }
 
 function health({ store, as_of: at }, reasons) {
-	const all = store.status === "ok" ? reasons : [`The store does not answer: ${store.error}`, at ? `What you see is of ${at}.` : "Nothing is known yet: zeros below mean nothing."];
+	const all = store.status === "ok" ? reasons : [`The store does not answer: ${store.error}`, at ? `What you see is of ${at.slice(11, 19)} UTC.` : "Nothing is known yet: zeros below mean nothing."];
 	if (!all.length) return h("p", { class: "ok" }, "✓ all is well");
 	return h("div", { class: "bad", key: "bad" }, h("b", {}, "! degraded"), h("ul", {}, all.map((reason) => h("li", {}, plain(reason)))));
 }

@@ -90,7 +90,9 @@ async def test_with_the_store_away_it_says_that_numbers_are_old(gateway, worker,
         patch.setattr(store.queue, "ping", away)
         await page.get_by_text("What you see is of").wait_for()
         assert await page.locator("[data-n=queued]").inner_text() == "1"
+        assert (await page.inner_text("#feed")).startswith("store away data "), "what is old is not live"
     await page.get_by_text("What you see is of").wait_for(state="detached")
+    await page.locator("#feed", has_text="live").wait_for()
 
 
 @pytest.mark.parametrize("script", [True, False], ids=["live", "without scripts"])
@@ -123,6 +125,9 @@ async def test_names_of_any_kind_leave_it_readable(gateway, worker, dial, eyes, 
     )
     await page.goto(f"{gateway.url}/ui/jobs")
     await page.locator("tbody bdi", has_text=LONG).first.wait_for()
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    await page.locator("tbody tr", has_text=LONG).locator("a.id").click()
+    await page.get_by_text("Waits for").wait_for()
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

@@ -110,11 +110,12 @@ async def test_operators_pause_resume_clear_and_free(gateway, worker, dial, eyes
     await page.select_option("#ask select", "2h")
     await page.click("#ask button[value=yes]")
     await row.get_by_text("paused").wait_for()
+    await row.get_by_text(" UTC").wait_for()
     (pause,) = await store.operators.pauses()
     lane = pause.name
     assert pause.until is not None
     await row.get_by_role("button", name="Resume").click()
-    await row.get_by_text("open").wait_for()
+    await row.get_by_role("button", name="Pause").wait_for()
     await row.get_by_role("button", name="Clear").click()
     await page.click("#ask button[value=yes]")
     await wait_until(lambda: empty(store))

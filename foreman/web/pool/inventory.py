@@ -64,9 +64,9 @@ class Inventory:
         self.unwritten: StoreUnavailableError | None = None
         """Why the store took not what this gateway wrote last (it may still be read: a full disk, a replica)."""
         self._at = float("-inf")
-        self._probed_at = float("-inf")
-        """When a probe that was asked for had told that a model is not there."""
-        self._asked_at = float("-inf")
+        self._looking = asyncio.Lock()
+        self._looked_at = self._known_at = float("-inf")
+        """When a look for an unknown model was over, and when what it found was so; loop clock."""
         self._index: dict[str, list[tuple[TargetStatus, str]]] = {}
         self.targets: tuple[TargetStatus, ...] = ()
         """The last snapshot, in order of name."""
@@ -128,23 +128,32 @@ class Inventory:
         return next((target for target in self.targets if target.name == name), None)
 
     async def _probe_again(self, model: str, *, hurry: bool) -> None:
-        """At most one probe a second: who comes within one after it waits for the next, as the model may be new by then."""
-        pause = max(0.0, self._probed_at + PROBE_WAIT - self._loop.time())
-        if hurry and pause:
+        """At most one probe a second, and one that began after the call came: the model may be new by then."""
+        came = self._loop.time()
+        if hurry and came - self._looked_at < PROBE_WAIT:
             return
-        since = None
+        async with self._looking:  # one looks, for all who came before it began to
+            if came > self._known_at and self._look_up(model) is None:
+                await self._look(model)
+
+    async def _look(self, model: str) -> None:
+        """Have every target probed, unless the model turns up before; gives up a second after a probe was possible."""
+        began, asked_at, since, ahead = self._loop.time(), float("-inf"), 0.0, 0.0
+        pause = max(0.0, self._looked_at + PROBE_WAIT - began)
         for _ in range(round((pause + PROBE_WAIT) / _PROBE_POLL)):
-            if since is None or self._loop.time() - self._asked_at >= _ASK_GAP:
-                self._asked_at = self._loop.time()
+            if self._loop.time() - asked_at >= _ASK_GAP:
+                asked_at = self._loop.time()
                 now = await self._queue.ask_probe([target.name for target in self.targets if target.state != "down"])
-                since = now if since is None else since
+                since, ahead = since or now, now - asked_at
             await self.fresh(_PROBE_POLL)
             if self._look_up(model) is not None:
                 return
-            if all(target.probed_at >= since for target in self.targets if target.state != "down"):
+            probed_at = min((target.probed_at for target in self.targets if target.state != "down"), default=since)
+            if probed_at >= since:
+                began = probed_at - ahead
                 break
             await asyncio.sleep(_PROBE_POLL)
-        self._probed_at = self._loop.time()
+        self._known_at, self._looked_at = began, self._loop.time()
 
     def _look_up(self, model: str) -> Found | None:
         canonical = lanes.canonical(model)

@@ -10,8 +10,8 @@ from foreman.settings import load
 from foreman.web import auth
 from foreman.web.auth import Gatekeeper, Role
 from foreman.web.cors import Origins, host_is_local
+from tests.web.calls.test_chat import CHAT, WHOLE
 from tests.web.puppet import JSON
-from tests.web.test_chat import CHAT, WHOLE
 
 TOKENS = {
     "token": "operator-1",

@@ -12,7 +12,7 @@ from foreman.web.calls.manner import Manner
 from foreman.web.calls.replayed import Replayed
 from foreman.web.dialect import Dialect
 from tests.demo.recordings import read
-from tests.web.relay_script import FakeWire, Worker
+from tests.web.calls.relay_script import FakeWire, Worker
 from workers.cutter import Cutter, framing_of
 
 

@@ -11,8 +11,8 @@ from foreman.core.jobs import Slot, State
 from foreman.store.errors import StoreUnavailableError
 from tests.needs import needs
 from tests.store.ground import new_job
+from tests.web.calls.test_chat import CHAT
 from tests.web.conftest import wait_until
-from tests.web.test_chat import CHAT
 
 pytestmark = [needs("chromium"), pytest.mark.timeout(120)]
 

@@ -15,8 +15,8 @@ from foreman.store.errors import StoreUnavailableError
 from foreman.web.auth import to_cookie
 from foreman.web.dashboard import markup
 from foreman.web.dashboard.site import FILES, STAMP
+from tests.web.calls.test_chat import CHAT
 from tests.web.conftest import wait_until
-from tests.web.test_chat import CHAT
 
 ROOT = Path(__file__).parent.parent.parent.parent
 LIMIT = 60 * 1024

@@ -10,9 +10,9 @@ import pytest
 
 from foreman.core.jobs import State
 from tests.needs import needs
+from tests.web.calls.test_chat import CHAT
 from tests.web.conftest import wait_until
 from tests.web.dashboard.past import swaps
-from tests.web.test_chat import CHAT
 
 pytestmark = [needs("chromium"), pytest.mark.timeout(120)]
 

@@ -13,9 +13,9 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Slot, State
 from foreman.store.records import NewJob
 from foreman.web.calls.call import Ticket
+from tests.web.calls.test_chat import CHAT, LINES, WHOLE
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON, NDJSON, SSE
-from tests.web.test_chat import CHAT, LINES, WHOLE
 
 STREAM = {**CHAT, "stream": True}
 

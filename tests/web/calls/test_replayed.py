@@ -9,7 +9,7 @@ import pytest
 from foreman.core.errors import Code, Failure
 from foreman.web.calls.manner import Manner
 from foreman.web.calls.replayed import CREDIT_STEP, Replayed
-from tests.web.relay_script import LAST, LINE, NATIVE, NDJSON, RAW, FakeWire, Worker
+from tests.web.calls.relay_script import LAST, LINE, NATIVE, NDJSON, RAW, FakeWire, Worker
 
 pytestmark = pytest.mark.looptime
 LOST = Failure(Code.INTERRUPTED, "lost")

@@ -10,7 +10,7 @@ import pytest
 from foreman.core.errors import Code, Failure
 from foreman.link.channel import Framing, Head
 from foreman.web.calls.relay import HOLD
-from tests.web.relay_script import DONE, EVENT, LAST, LINE, NDJSON, OPENAI, RAW, SSE, Script
+from tests.web.calls.relay_script import DONE, EVENT, LAST, LINE, NDJSON, OPENAI, RAW, SSE, Script
 
 pytestmark = pytest.mark.looptime
 

@@ -15,7 +15,7 @@ from foreman.store.client import redis_client
 from foreman.web.ops.snapshot import LANES
 from tests.store.ground import new_id
 from tests.web.conftest import wait_until
-from tests.web.test_feed import Listener
+from tests.web.ops.test_feed import Listener
 
 MANY = 10_000
 NAMES = {

@@ -10,8 +10,8 @@ import pytest
 from foreman.core import lanes
 from foreman.core.jobs import State
 from foreman.web.pool import prospects
-from tests.web.test_jobs import CHAT, show, submit
-from tests.web.test_resume import order
+from tests.web.calls.test_resume import order
+from tests.web.jobs.test_jobs import CHAT, show, submit
 
 LANE_M = lanes.lane_key("m", "d1" * 32, {})
 LANE_OTHER = lanes.lane_key("other", "d2" * 32, {})

@@ -7,9 +7,9 @@ import time
 from foreman.core.jobs import Slot
 from foreman.link.channel import Framing, Head
 from foreman.web.pool import inventory
+from tests.web.calls.test_chat import CHAT, LINES
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON
-from tests.web.test_chat import CHAT, LINES
 
 # ------------------------------------------------------------------ models
 

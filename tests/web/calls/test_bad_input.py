@@ -10,9 +10,9 @@ import pytest
 
 from foreman.core.jobs import Slot
 from foreman.web import body, connection
+from tests.web.calls.test_chat import CHAT, WHOLE
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON
-from tests.web.test_chat import CHAT, WHOLE
 
 
 @pytest.fixture

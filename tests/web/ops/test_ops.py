@@ -14,9 +14,9 @@ from foreman.store.keys import ARQ_HEALTH, INBOX
 from foreman.web.dashboard.overview import overview
 from foreman.web.dashboard.page import Frame
 from foreman.web.ops import health
+from tests.web.calls.test_chat import CHAT, LINES, WHOLE
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON, NDJSON
-from tests.web.test_chat import CHAT, LINES, WHOLE
 
 NASTY = "<script>alert(1)</script>&\"'"
 

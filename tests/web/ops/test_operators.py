@@ -7,8 +7,8 @@ from urllib.parse import quote
 import pytest
 
 from foreman.core.jobs import State
+from tests.web.calls.test_chat import CHAT
 from tests.web.conftest import wait_until
-from tests.web.test_chat import CHAT
 from tests.web.test_openapi import validate
 
 TOKENS = {"token": "op", "tokens": "anna=a?priority=high", "read_token": "look"}

@@ -12,7 +12,7 @@ from foreman.protocols.job_object import INLINE_LIMIT
 from foreman.store import keys as k
 from foreman.store.answers import Answer
 from foreman.store.deliveries import Outcome, Pace
-from tests.web.test_jobs import CHAT, UNKNOWN, error, show, submit
+from tests.web.jobs.test_jobs import CHAT, UNKNOWN, error, show, submit
 
 URL = "http://93.184.215.14/hook"
 PACE = Pace(schedule=(0.0, 60.0))

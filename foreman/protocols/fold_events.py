@@ -31,7 +31,7 @@ def whole(path: str, units: Iterable[bytes]) -> bytes | None:
     make = _PATHS.get(path)
     if make is None:
         return None
-    events = [said for said in map(sse.payload, units) if said is not None]
+    events = (said for said in map(sse.payload, units) if said is not None)
     try:
         found = make(events)
     except (AttributeError, KeyError, TypeError, ValueError):  # something in it is of another shape
@@ -42,15 +42,16 @@ def whole(path: str, units: Iterable[bytes]) -> bytes | None:
 # ---------------------------------------------------------------------- OpenAI
 
 
-def _chunks(events: list[_Event]) -> _Event | None:
+def _chunks(events: Iterable[_Event]) -> _Event | None:
     """Chunks of `/v1/chat/completions` and `/v1/completions`. `usage` only where the stream tells it."""
-    if not events:
-        return None
     choices: dict[int, _Event] = {}
+    last: _Event = {}
     for event in events:
+        last |= event
         for choice in event["choices"]:
             _join(choices.setdefault(choice["index"], {}), choice)
-    last = {name: value for event in events for name, value in event.items()}
+    if not last:
+        return None
     made = [_settled(choices[at]) for at in sorted(choices)]
     return last | {
         "object": last["object"].removesuffix(".chunk"),
@@ -103,16 +104,19 @@ def _settled(value: Any) -> Any:
     return [_settled(one) for one in value] if isinstance(value, list) else value
 
 
-def _response(events: list[_Event]) -> _Event | None:
+def _response(events: Iterable[_Event]) -> _Event | None:
     """`/v1/responses`: its last event has all of it."""
-    ends = [event["response"] for event in events if event.get("type") in openai.RESPONSE_ENDS]
-    return ends[-1] if ends else None
+    found = None
+    for event in events:
+        if event.get("type") in openai.RESPONSE_ENDS:
+            found = event["response"]
+    return found
 
 
 # ---------------------------------------------------------------------- Anthropic
 
 
-def _message(events: list[_Event]) -> _Event | None:
+def _message(events: Iterable[_Event]) -> _Event | None:
     """`/v1/messages`: the message it starts with, its blocks, and what its end tells."""
     message: _Event = {}
     blocks: dict[int, _Event] = {}
@@ -137,7 +141,7 @@ def _message(events: list[_Event]) -> _Event | None:
     return message | {"content": [_settled(blocks[at]) for at in sorted(blocks)]} if message else None
 
 
-_PATHS: Final[dict[str, Callable[[list[_Event]], _Event | None]]] = {
+_PATHS: Final[dict[str, Callable[[Iterable[_Event]], _Event | None]]] = {
     "/v1/chat/completions": _chunks,
     "/v1/completions": _chunks,
     "/v1/responses": _response,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -111,7 +110,7 @@ class Courier:
         body = attempt.body or await self._store.deliveries.keep_body(attempt, await self._body(attempt))
         if body is None:
             return None
-        headers = webhook.headers(self._settings.webhook_secret, attempt.id, int(time.time()), body)
+        headers = webhook.headers(self._settings.webhook_secret, attempt.id, int(attempt.now), body)
         return await self._poster.post(attempt.url, headers, body)
 
     async def _body(self, attempt: Attempt) -> bytes:
@@ -128,7 +127,7 @@ class Courier:
         else:
             outcome = Outcome.FAILED
             error = reply.error or f"status {status}" + (", a redirect is not followed" if status // 100 == 3 else "")  # type: ignore[operator] # without an error there is a status
-        rest = webhook.retry_after(reply.retry_after, time.time()) if outcome is Outcome.FAILED else 0.0
+        rest = webhook.retry_after(reply.retry_after, attempt.now) if outcome is Outcome.FAILED else 0.0
         swing = random.uniform(-1, 1)  # noqa: S311 - jitter, no secret
         return await self._settle(
             attempt,

@@ -158,7 +158,7 @@ TALLY: Final = Template(
     Life.EXPIRES,
     "counts of an hour (h<hours since the epoch>, kept 4 days) or a day (d<days>, kept 90): `job:<surface> <state>`, `webhook:<how> <host>`",
 )
-ARQ: Final = Template("arq", "arq", "zset", Life.OWNED, "arq's queue; score when to run, ms")
+ARQ: Final = Template("arq", "arq", "zset", Life.OWNED, "arq's queue; score a day before it is to run, ms")
 ARQ_HEALTH: Final = Template("arq_health", "arq:health", "string", Life.EXPIRES, "the background worker's sign of life")
 PAUSES: Final = Template(
     "pauses",

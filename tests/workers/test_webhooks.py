@@ -10,6 +10,7 @@ import socket
 
 import aiohttp.abc
 import pytest
+from arq.utils import timestamp_ms
 from jsonschema import Draft202012Validator
 from standardwebhooks.webhooks import Webhook
 
@@ -221,6 +222,14 @@ async def test_a_reply_whose_body_is_broken_has_said_it_all_with_its_status(hous
     job_id = await house.submit(receivers.url + "/")
     await house.settled(job_id)
     assert [line[2:] for line in await house.log(job_id)] == [(status, None)]
+
+
+async def test_a_background_worker_whose_clock_is_behind_holds_up_nothing(house, receivers, monkeypatch):
+    monkeypatch.setattr("arq.worker.timestamp_ms", lambda: timestamp_ms() - 3_600_000)
+    house = await house()
+    job_id = await house.submit(receivers.url + "/")
+    await house.settled(job_id)
+    assert [line[2] for line in await house.log(job_id)] == [200]
 
 
 async def test_410_and_the_log_keeps_a_kibibyte(house, receivers):

@@ -13,7 +13,7 @@ local AHEAD_MS = 60000 -- in a full host's line: whose last event was taken goes
 local FULL_MS = 30000 -- after which somebody looks again for a URL whose host has no place left
 local FIRST = 50 -- of a line that are looked at, where the jobs of some are being told already
 local AT_ONCE = 0 -- a moment before all others: what not even a broken receiver puts off
-local ARQ_MS = 86400000 -- an arq job is kept this much longer than its moment
+local ARQ_MS = 86400000 -- an arq job is kept for so long, and its host's clock may be behind the store's by as much
 local LOG_MS = 604800000
 local LOG = 1000
 local ENDED_MS = 86400000 -- an ended delivery can be sent again for a day
@@ -62,13 +62,14 @@ end
 
 local function arq_id(evt, ticket) return k_arq() .. ':' .. evt .. ':' .. ticket end
 
--- A place at its receiver, a new ticket, and the arq job for it.
+-- A place at its receiver, a new ticket, and the arq job for it: one that was due a day ago, so that it is due by the clock
+-- of whatever host arq runs on.
 local function hand(d, now)
   local ticket = redis.call('HINCRBY', k_delivery(d.id), 'ticket', 1)
   local id = arq_id(d.id, ticket)
   redis.call('PSETEX', 'arq:job:' .. id, ARQ_MS,
     '{"t":null,"f":"deliver","a":["' .. d.id .. '",' .. ticket .. '],"k":{},"et":' .. now .. '}')
-  redis.call('ZADD', k_arq(), now, id)
+  redis.call('ZADD', k_arq(), now - ARQ_MS, id)
   redis.call('ZREM', k_waiting(d.url), d.id)
   hold_place(d, now + HANDED_MS)
   return ticket

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -297,3 +298,18 @@ async def test_the_job_ends_done_in_the_store(gateway, worker, dial, store):
     job = await store.queue.get(run.job.id)
     assert job.state is State.DONE
     await wait_until(lambda: not gateway.waiting.calls)
+
+
+async def test_a_caller_that_offers_http_2_is_answered_in_http_1(gateway, worker, dial):
+    """Java's HttpClient does so on every first request, its body behind."""
+    caller = await dial(gateway)
+    body = json.dumps(CHAT).encode()
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAAAAIAAAAB"}
+    caller.ask("POST", "/api/chat", None, Content_Length=str(len(body)), **offer)
+    for at in range(0, len(body), 20):
+        await caller.writer.drain()
+        await asyncio.sleep(0)
+        caller.send(body[at : at + 20])
+    await (await worker.claim()).done(*LINES)
+    assert (await caller.reply()).chunks == list(LINES)
+    assert (await caller.get("/api/version")).status == 200

@@ -13,6 +13,7 @@ import typer
 from foreman.cli.asking import AsJSON, ask
 from foreman.cli.console import remark, show_json
 from foreman.cli.tables import show, span, table
+from foreman.core.jobs import State
 
 if TYPE_CHECKING:
     from foreman.client.jobs import Jobs
@@ -22,7 +23,9 @@ _COLUMNS: Final = ("JOB", "STATE", "MODEL", "PRIORITY", "AGE", "ERROR")
 
 def jobs(
     *,
-    state: Annotated[str | None, typer.Option(help="queued, loading, working, done, failed or cancelled.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="queued, loading, working, done, failed, cancelled; several by commas.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="Only jobs of this path, such as /api/chat.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
@@ -30,6 +33,8 @@ def jobs(
     json: AsJSON = False,
 ) -> None:
     """List jobs, newest first."""
+    if state is not None and not set(state.split(",")) <= set(State):
+        raise typer.BadParameter(f"use one or more of {', '.join(State)}, joined by commas", param_hint="--state")
 
     async def page(asked: Jobs) -> dict[str, Any]:
         return await asked.page(state=state, model=model, endpoint=endpoint, limit=limit, cursor=cursor)

@@ -25,7 +25,7 @@ from foreman.client import ForemanError
 from foreman.client.overview import Overview
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
 
     from rich.console import RenderableType
 
@@ -74,7 +74,7 @@ async def _follow(settings: Settings, every: float) -> None:
     cancel_by(signal.SIGINT)
     async with Overview(settings.gateway_url, settings.token) as pool:
         state, seen_at = await pool.state(), time.monotonic()
-        with Live(drawn(state), console=console(), screen=True, auto_refresh=False) as screen:
+        with Live(drawn(state, tidy=True), console=console(), screen=True, auto_refresh=False) as screen:
             while True:
                 await asyncio.sleep(every)
                 away = ""
@@ -82,19 +82,25 @@ async def _follow(settings: Settings, every: float) -> None:
                     state, seen_at = await pool.state(), time.monotonic()
                 except ForemanError as error:
                     away = f"{error} · this was {span(time.monotonic() - seen_at)} ago"
-                screen.update(drawn(state, away), refresh=True)
+                screen.update(drawn(state, away, tidy=True), refresh=True)
 
 
-def drawn(state: dict[str, Any], away: str = "") -> RenderableType:
-    """The whole picture of a snapshot; `away`: why it is old."""
+def drawn(state: dict[str, Any], away: str = "", *, tidy: bool = False) -> RenderableType:
+    """The whole picture of a snapshot.
+
+    Args:
+        state: as `/ops/state` gives it.
+        away: why it is old.
+        tidy: leave out columns that are empty, for a screen; a pipe gets them all, each in its place.
+    """
     now = datetime.fromisoformat(state["now"]).timestamp()
     parts: list[RenderableType] = [_head(state)]
     parts += [Text(f"! {plain(reason)}", style="red") for reason in (*filter(None, [away]), *state.get("reasons", ()))]
-    parts += [Text(), _targets(state)]
+    parts += [Text(), _targets(state, tidy=tidy)]
     running = [(target["name"], job) for target in state["targets"] for job in target["running"]]
     if running:
-        parts += [Text(), _running(running, now)]
-    parts += [Text(), _lanes(state) if state["lanes"] else Text("nobody waits", style="dim")]
+        parts += [Text(), _running(running, now, tidy=tidy)]
+    parts += [Text(), _lanes(state, tidy=tidy) if state["lanes"] else Text("nobody waits", style="dim")]
     return Group(*parts)
 
 
@@ -112,8 +118,14 @@ def _head(state: dict[str, Any]) -> Text:
     return words
 
 
-def _targets(state: dict[str, Any]) -> RenderableType:
-    rows = []
+def _models(state: dict[str, Any]) -> dict[str, str]:
+    """Lane → the model's name, which says more than a digest."""
+    held = [one for target in state["targets"] for one in (*target["resident"], *target["running"])]
+    return {one["lane"]: one["model"] for one in (*held, *state["lanes"]) if one.get("model")}
+
+
+def _targets(state: dict[str, Any], *, tidy: bool) -> RenderableType:
+    rows, models = [], _models(state)
     for target in state["targets"]:
         held = ", ".join(str(one.get("model") or one["lane"]) for one in target["resident"])
         pace = sum(job["tokens_per_second"] or 0.0 for job in target["running"])
@@ -122,16 +134,16 @@ def _targets(state: dict[str, Any]) -> RenderableType:
             (
                 target["name"],
                 target["state"],
-                f"loading {target['loading']}" if target.get("loading") else held or "-",
+                f"loading {models.get(loads, loads)}" if (loads := target.get("loading")) else held or "-",
                 f"{len(target['running'])}/{target['slots']}",
                 f"{pace:.1f}" if pace else "",
-                f"{coming['lane']} ({coming['reason']})" if coming else "",
+                f"{models.get(coming['lane'], coming['lane'])} ({coming['reason']})" if coming else "",
             )
         )
-    return table(_TARGETS, rows, right=_RIGHT) if rows else Text("no targets", style="red")
+    return _table(_TARGETS, rows, tidy=tidy) if rows else Text("no targets", style="red")
 
 
-def _running(running: list[tuple[str, dict[str, Any]]], now: float) -> RenderableType:
+def _running(running: list[tuple[str, dict[str, Any]]], now: float, *, tidy: bool) -> RenderableType:
     rows = [
         (
             job["job_id"],
@@ -145,10 +157,10 @@ def _running(running: list[tuple[str, dict[str, Any]]], now: float) -> Renderabl
         )
         for target, job in running[:_ROWS]
     ]
-    return _with_rest(table(_RUNNING, rows, right=_RIGHT), len(running) - _ROWS, "running jobs")
+    return _with_rest(_table(_RUNNING, rows, tidy=tidy), len(running) - _ROWS, "running jobs")
 
 
-def _lanes(state: dict[str, Any]) -> RenderableType:
+def _lanes(state: dict[str, Any], *, tidy: bool) -> RenderableType:
     lanes = state["lanes"]
     rows = []
     for lane in lanes[:_ROWS]:
@@ -168,7 +180,12 @@ def _lanes(state: dict[str, Any]) -> RenderableType:
             )
         )
     more = max(0, len(lanes) - _ROWS) + state.get("lanes_more", {}).get("lanes", 0)
-    return _with_rest(table(_LANES, rows, right=_RIGHT), more, "lanes")
+    return _with_rest(_table(_LANES, rows, tidy=tidy), more, "lanes")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tidy: bool) -> RenderableType:
+    filled = [at for at in range(len(columns)) if not tidy or any(row[at] not in {None, ""} for row in rows)]
+    return table([columns[at] for at in filled], [[row[at] for at in filled] for row in rows], right=_RIGHT)
 
 
 def _milliseconds(spread: dict[str, float] | None) -> str:

@@ -145,7 +145,7 @@ async def test_many_jobs_go_in_one_request(pair: Pair, tmp_path: Path):
         (("submit", "-"), '{"model":"alpha","priority":3}', 1, "priority"),
         (("show", "01ARZ3NDEKTSV4RRFFQ69G5FAV"), "", 1, "01ARZ3NDEKTSV4RRFFQ69G5FAV"),
         (("retry", "nonsense"), "", 1, "nonsense"),
-        (("jobs", "--state", "odd"), "", 1, "state"),
+        (("jobs", "--state", "odd"), "", 2, "--state"),
     ],
 )
 async def test_what_is_wrong_is_said(

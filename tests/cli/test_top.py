@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from foreman.cli import top
 from foreman.demo.ollama import FakeOllama
 from tests.cli.process import PATIENCE, ROOT, ran
 from tests.rig import House, rig
@@ -90,3 +91,11 @@ async def test_live_in_a_terminal_until_ctrl_c(house: House, tmp_path: Path) -> 
         os.close(ours)
     assert b"\x1b[?1049h" in seen, "on a screen of its own"
     assert b"main" in seen
+
+
+@pytest.mark.parametrize(("tidy", "heads"), [(True, "A"), (False, "AB")])
+async def test_a_screen_leaves_out_what_is_empty_and_a_pipe_keeps_each_column_in_its_place(
+    tidy: bool, heads: str
+) -> None:
+    made = top._table(("A", "B"), [("x", ""), ("y", None)], tidy=tidy)
+    assert "".join(str(column.header) for column in made.columns) == heads

@@ -10,14 +10,16 @@ import functools
 import hashlib
 import json
 import re
-from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import State, sources
 from foreman.store.keys import TEMPLATES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
 
 _INCLUDE: Final = re.compile(r"^-- include: ([\w, ]+)$", re.MULTILINE)
 _KEY: Final = re.compile(r"\bk_(\w+)\(((?:[^()]|\([^()]*\))*)\)")
@@ -25,6 +27,7 @@ _KEY: Final = re.compile(r"\bk_(\w+)\(((?:[^()]|\([^()]*\))*)\)")
 _PART: Final = re.compile(r"(?:[^(),]|\([^()]*\))+")
 _FUNCTION: Final = re.compile(r"^local function (\w+)\((?:.* end|.*\n(?:.*\n)*?end)$", re.MULTILINE)
 """A function of a file: on one line, or until the first `end` that is not indented."""
+_WORD: Final = re.compile(r"\w+")
 _TEMPLATES: Final = {template.name: template for template in TEMPLATES}
 
 EDGES: Final = f" {' '.join(f'{source}>{to}' for to in State for source in sources(to))} "
@@ -48,13 +51,28 @@ class Script:
     sha: str
 
 
+class _Piece(NamedTuple):
+    """A part of a file."""
+
+    name: str
+    """Of the function that it is; "" for what lies between functions."""
+    text: str
+    words: frozenset[str]
+
+
 @functools.cache
 def script(name: str) -> Script:
     """The script `store/lua/<name>.lua` with its includes in front. Raises FileNotFoundError."""
-    body = _read(f"{name}.lua")
-    included: dict[str, str] = {}
-    _collect(body, included)
-    source = _only_used(_KEY.sub(_spelled, "\n".join([*included.values(), body])))
+    files: dict[str, None] = {}
+    _collect(f"{name}.lua", files)
+    pieces = [piece for path in files for piece in _pieces(path)]
+    functions = {piece.name: piece.words for piece in pieces if piece.name}
+    used: set[str] = set()
+    new = _named(functions, [piece.words for piece in pieces if not piece.name])
+    while new:
+        used |= new
+        new = _named(functions, [functions[one] for one in new]) - used
+    source = "".join(piece.text for piece in pieces if not piece.name or piece.name in used)
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -65,26 +83,34 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(entry.name[:-4] for entry in folder.iterdir() if entry.name.endswith(".lua")))
 
 
-def _collect(body: str, included: dict[str, str]) -> None:
-    for line in _INCLUDE.findall(body):
-        for name in (part.strip() for part in line.split(",")):
-            if name not in included:
-                text = _read(f"include/{name}.lua")
-                _collect(text, included)
-                included[name] = text
+def _collect(path: str, files: dict[str, None]) -> None:
+    """All files of a script, in the order in which they need each other."""
+    for line in _INCLUDE.findall(_read(path)):
+        for name in line.split(","):
+            if (include := f"include/{name.strip()}.lua") not in files:
+                _collect(include, files)
+    files[path] = None
+
+
+@functools.cache
+def _pieces(path: str) -> tuple[_Piece, ...]:
+    """A file, its keys spelled where they are named: no function to make for them, and none to call."""
+    text, at, found = _KEY.sub(_spelled, _read(path)), 0, []
+    for function in _FUNCTION.finditer(text):
+        found += [("", text[at : function.start()]), (function[1], function[0])]
+        at = function.end()
+    found.append(("", text[at:]))
+    return tuple(_Piece(name, part, frozenset(_WORD.findall(part))) for name, part in found)
 
 
 def _spelled(key: re.Match[str]) -> str:
-    """A key where it is named: no function to make for it, and none to call."""
     return _TEMPLATES[key[1]].lua([part.strip() for part in _PART.findall(key[2])])
 
 
-def _only_used(source: str) -> str:
-    """The same without functions that nothing names."""
-    words = Counter(re.findall(r"\w+", source))
-    rest = _FUNCTION.sub(lambda found: found[0] if words[found[1]] > 1 else "", source)
-    return source if rest == source else _only_used(rest)
+def _named(functions: Collection[str], by: Iterable[frozenset[str]]) -> set[str]:
+    return {name for words in by for name in words if name in functions}
 
 
+@functools.cache
 def _read(path: str) -> str:
     return resources.files("foreman.store").joinpath("lua", *path.split("/")).read_text("utf-8")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from foreman.cli import top
+from foreman.cli.top import _table
 from foreman.demo.ollama import FakeOllama
 from tests.cli.process import PATIENCE, ROOT, ran
 from tests.rig import House, rig
@@ -97,5 +97,5 @@ async def test_live_in_a_terminal_until_ctrl_c(house: House, tmp_path: Path) -> 
 async def test_a_screen_leaves_out_what_is_empty_and_a_pipe_keeps_each_column_in_its_place(
     tidy: bool, heads: str
 ) -> None:
-    made = top._table(("A", "B"), [("x", ""), ("y", None)], tidy=tidy)
+    made = _table(("A", "B"), [("x", ""), ("y", None)], tidy=tidy)
     assert "".join(str(column.header) for column in made.columns) == heads

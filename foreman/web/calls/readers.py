@@ -7,7 +7,9 @@ caller has already. I start no job and end none.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -47,6 +49,8 @@ class Readers:
         self._new_id = new_id
         self._tasks = tasks
         self._window = window
+        self._kept: WeakValueDictionary[str, _Kept] = WeakValueDictionary()
+        """Job id → its kept answer, while somebody reads it."""
         waiting.unanswered = self.look
         waiting.kept_answer = self.serve
 
@@ -80,16 +84,26 @@ class Readers:
         """Answer a call from what is kept of its job, which is done. Raises StoreUnavailableError."""
         relay = call.relay
         job = await self._store.queue.get(call.job_id)
-        stream = None if job is None else await self._store.answers.stream(job)
+        kept = None if job is None else await self._kept_of(job)
         if relay.feedback is not None or relay.phase is Phase.ENDED:
             return  # its own run answers it after all, or nobody listens any more
-        if job is None or job.answer_head is None or stream is None:
+        if job is None or kept is None:
             words = f"the answer of job {call.job_id} is kept no longer: send the request anew, under another key"
             relay.fail(Failure(Code.BAD_REQUEST, words, status=410))
             return
+        _Stored(relay, kept, self._window).start(job)
+
+    async def _kept_of(self, job: Job) -> _Kept | None:
+        """What is kept of it: one copy for all who read it just now, however slowly."""
+        known = self._kept.get(job.id)
+        if known is not None or job.answer_head is None:
+            return known
+        stream = await self._store.answers.stream(job)
+        if stream is None:
+            return None
         status, headers, framing = parse_head(job.answer_head.encode())
         head = Head(status, headers, Framing(framing))
-        _Stored(relay, _units(stream, head.framing), self._window).start(job, head)
+        return self._kept.setdefault(job.id, _Kept(head, _units(stream, head.framing)))
 
     async def look(self, call: Call) -> None:
         """Nobody answers this call: what became of its job? Acted upon when two looks see the same."""
@@ -119,25 +133,34 @@ class Readers:
         await self.attach(call)
 
 
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class _Kept:
+    """A kept answer."""
+
+    head: Head
+    units: list[bytes]
+
+
 class _Stored:
     """Passes a kept answer on, as far as its reader takes it. The `Feedback` of its relay."""
 
-    def __init__(self, relay: Relay, units: list[bytes], window: int) -> None:
+    def __init__(self, relay: Relay, kept: _Kept, window: int) -> None:
         self._relay = relay
-        self._units = units
+        self._kept = kept
         self._window = window
         self._next = 0
         self._ahead = 0
         self._pumping = self._over = False
 
-    def start(self, job: Job, head: Head) -> None:
+    def start(self, job: Job) -> None:
         self._relay.started(max(job.epoch, self._relay.epoch), self)
         self._relay.working()
-        self._relay.head(head)
+        self._relay.head(self._kept.head)
         self._pump()
 
     def cancel(self, code: Code) -> None:  # noqa: ARG002 - as Feedback has it
         self._over = True
+        self._kept = replace(self._kept, units=[])  # the relay that holds me may live a while
 
     def fit(self, window: int) -> None:
         self._window = window
@@ -151,12 +174,13 @@ class _Stored:
         if self._pumping:
             return
         self._pumping = True
-        while self._next < len(self._units) and self._ahead <= self._window and not self._over:
-            unit = self._units[self._next]
+        units = self._kept.units
+        while self._next < len(units) and self._ahead <= self._window and not self._over:
+            unit = units[self._next]
             self._next += 1
             self._ahead += len(unit)
             self._relay.data(unit)
-        if self._next == len(self._units) and not self._over:
+        if self._next == len(units) and not self._over:
             self._over = True
             self._relay.end()
         self._pumping = False

@@ -339,6 +339,26 @@ async def test_a_big_kept_answer_to_a_slow_reader_is_passed_on_in_windows(open_g
     assert reply.body == body[2000000:]
 
 
+async def test_slow_readers_of_one_kept_answer_share_a_copy_of_it(open_gateway, worker, dial):
+    gateway = await open_gateway(spool_bytes=65536)
+    job_id = await finished(gateway, worker, dial)
+    await worker.store.answers._connection.command(
+        *("SET", worker.store.queue.keys.prefix + f"job:{job_id}:artifact:stream"),
+        *(b'{"pad":"%s"}\n' % (b"x" * 1000) * 15_000 + LAST, "KEEPTTL"),
+    )
+    slow = [await dial(gateway) for _ in range(3)]
+    for caller in slow:
+        caller.ask("GET", f"/jobs/{job_id}/stream")
+    calls = gateway.waiting.calls
+    await wait_until(lambda: len(calls) == 3 and all(call.relay.wire.backlog for call in calls.values()))
+    held = [call.relay.feedback for call in calls.values()]
+    assert len({id(one._kept) for one in held}) == 1
+    for caller in slow:
+        await caller.close()
+    await wait_until(lambda: not calls)
+    assert not any(one._kept.units for one in held)
+
+
 async def test_a_key_is_of_one_token_and_so_is_the_answer(open_gateway, worker, dial):
     gateway = await open_gateway(token="operator-token", tokens="ann=token-of-ann,bob=token-of-bob")
     ann, bob = {"Authorization": "Bearer token-of-ann"}, {"Authorization": "Bearer token-of-bob"}

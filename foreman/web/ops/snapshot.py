@@ -76,7 +76,7 @@ class Snapshots:
                 "store": {"status": "unavailable", "latency_ms": None, "error": error.message},
                 "reasons": [f"the store does not answer: {error.message}"],
             }
-            return base | last | away
+            return base | last | away | {"now": stamp(time.time())}  # it may have taken seconds to find out
         self._last = {name: value for name, value in seen.items() if name != "store"} | {"as_of": base["now"]}
         whole = base | seen | {"as_of": None}
         self._whole = whole, running

@@ -6,7 +6,7 @@ just ends them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from foreman.protocols.gojson import dumps
 
@@ -17,16 +17,18 @@ if TYPE_CHECKING:
     from .dialects import Stats
     from .speech import Piece, Speech
 
-_STREAM_HEADERS: Final = {"Cache-Control": "no-cache", "Connection": "keep-alive"}
 
-
-class Responses(Dialect):
-    """/v1/responses."""
+class _Events(Dialect):
+    """A dialect of named events."""
 
     stream_type = "text/event-stream"
     whole_type = JSON_BARE
-    stream_headers = _STREAM_HEADERS
+    stream_headers: ClassVar[dict[str, str]] = {"Cache-Control": "no-cache", "Connection": "keep-alive"}
     steady = False
+
+
+class Responses(_Events):
+    """/v1/responses."""
 
     def __init__(self, ask: Ask, request: dict[str, Any], *, repeatable: bool = False) -> None:
         super().__init__(ask, request, repeatable=repeatable)
@@ -202,13 +204,8 @@ class Responses(Dialect):
         }
 
 
-class Messages(Dialect):
+class Messages(_Events):
     """/v1/messages, Anthropic's."""
-
-    stream_type = "text/event-stream"
-    whole_type = JSON_BARE
-    stream_headers = _STREAM_HEADERS
-    steady = False
 
     def __init__(self, ask: Ask, request: dict[str, Any], *, repeatable: bool = False) -> None:
         super().__init__(ask, request, repeatable=repeatable)

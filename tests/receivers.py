@@ -79,7 +79,7 @@ class Receivers:
             writer.transport.abort()
         await self._server.wait_closed()
 
-    async def until(self, predicate: Any, timeout: float = 20) -> None:
+    async def until(self, predicate: Any, timeout: float = 60) -> None:
         """Wait until `predicate(self)`; it is asked at each request."""
         async with asyncio.timeout(timeout):
             while not predicate(self):

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 ROLES = ("gateway", "worker", "background")
-START = 60.0
-"""Seconds for a foreman to come up: two on a quiet machine, tens where all of it is compiled first, in several at once."""
 
 
 @dataclass(slots=True)
@@ -75,7 +73,7 @@ class House:
         async with aiohttp.ClientSession(headers=headers) as session, session.get(self.url + path) as reply:
             return await reply.json(content_type=None)
 
-    async def until(self, what: Callable[[Any], Any], path: str = "/ops/state", timeout: float = 20) -> Any:
+    async def until(self, what: Callable[[Any], Any], path: str = "/ops/state", timeout: float = 60) -> Any:
         """Poll `path` until `what(its JSON)` is true; the JSON then. For states that no event announces to a test."""
         async with asyncio.timeout(timeout):
             while True:
@@ -123,7 +121,7 @@ async def rig(folder: Path, targets: str, mode: str = "one", models: int = 1, **
             for role in ROLES:
                 await house.spawn(role, "--role", role)
         try:
-            await house.until(lambda tags: len(tags.get("models", [])) >= models, "/api/tags", START)
+            await house.until(lambda tags: len(tags.get("models", [])) >= models, "/api/tags")
         except TimeoutError:
             logs = "\n".join(f"--- {name}\n{house.log(name)[-3000:]}" for name in house.processes)
             raise AssertionError(f"foreman did not come up in front of {targets}:\n{logs}") from None

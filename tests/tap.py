@@ -69,7 +69,7 @@ class Tap:
             writer.transport.abort()
         self._writers.clear()
 
-    async def until(self, what: Callable[[list[bytes]], bool], timeout: float = 20) -> None:
+    async def until(self, what: Callable[[list[bytes]], bool], timeout: float = 60) -> None:
         """Wait until `what(bytes down per connection)` is true."""
         async with asyncio.timeout(timeout):
             while not what([bytes(seen) for seen in self.down]):

@@ -193,7 +193,7 @@ async def test_backup_and_restore(tmp_path: Path, processes: Processes, running:
                 return str((await reply.json())["job_id"])
 
         async def until(job_id: str, state: str) -> dict[str, Any]:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while True:
                     with contextlib.suppress(aiohttp.ClientError):
                         async with session.get(f"{url}/jobs/{job_id}") as reply:

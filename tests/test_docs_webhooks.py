@@ -79,7 +79,7 @@ async def test_the_receiver_takes_ours_once_and_no_other(language: str, tmp_path
 
 
 async def _post(session: aiohttp.ClientSession, port: int, headers: dict[str, str], body: bytes) -> int:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(aiohttp.ClientConnectorError):
                 async with session.post(f"http://127.0.0.1:{port}/", data=body, headers=headers) as reply:

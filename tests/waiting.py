@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-async def wait_until(what: Callable[[], Any], timeout: float = 20.0) -> Any:
+async def wait_until(what: Callable[[], Any], timeout: float = 60) -> Any:
     """The value of `what()`, awaited where it is awaitable, once it is true.
 
     Raises:

@@ -103,7 +103,7 @@ class Gate:
     _standing: int = 0
     _bell: Bell = field(default_factory=Bell)
 
-    async def reached(self, timeout: float = 20) -> Self:
+    async def reached(self, timeout: float = 60) -> Self:
         """Wait until somebody stands at the gate.
 
         Raises:

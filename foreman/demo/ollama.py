@@ -183,7 +183,7 @@ class FakeOllama:
         self.plan.clear()
         self.ledger.reset()
 
-    async def until(self, what: Callable[[FakeOllama], Any], timeout: float = 20) -> Any:
+    async def until(self, what: Callable[[FakeOllama], Any], timeout: float = 60) -> Any:
         """Wait until `what(fake)` is true, and return it.
 
         Raises:

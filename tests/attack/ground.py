@@ -63,17 +63,17 @@ class Caller:
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self.send("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + payload)
 
-    async def answer(self, timeout: float = 20) -> Answer:
+    async def answer(self, timeout: float = 60) -> Answer:
         """The whole next answer."""
         async with asyncio.timeout(timeout):
             return await read_answer(self.reader)
 
-    async def head(self, timeout: float = 20) -> Answer:
+    async def head(self, timeout: float = 60) -> Answer:
         """The next head."""
         async with asyncio.timeout(timeout):
             return await read_head(self.reader)
 
-    async def chunks(self, timeout: float = 20) -> list[bytes]:
+    async def chunks(self, timeout: float = 60) -> list[bytes]:
         """All chunks of the body that are still to come."""
         found = []
         async with asyncio.timeout(timeout):
@@ -81,7 +81,7 @@ class Caller:
                 found.append(chunk)
         return found
 
-    async def rest(self, timeout: float = 20) -> bytes:
+    async def rest(self, timeout: float = 60) -> bytes:
         """Everything until the connection ends, reset or not."""
         got = b""
         async with asyncio.timeout(timeout):
@@ -148,7 +148,7 @@ class Site:
         counts: dict[str, int] = (await self.house.get("/ops/state"))["jobs"]
         return counts
 
-    async def settled(self, timeout: float = 20) -> None:
+    async def settled(self, timeout: float = 60) -> None:
         """Until nothing is queued, running or held anywhere: not in the store, not by a worker."""
         async with asyncio.timeout(timeout):
             while True:

@@ -59,7 +59,7 @@ async def submitted(at: Site, url: str, **fields: Any) -> str:
     return str(json.loads(answer.body)["job_id"])
 
 
-async def told(receivers: Receivers, path: str, times: int = 1, timeout: float = 20) -> list[dict[str, Any]]:
+async def told(receivers: Receivers, path: str, times: int = 1, timeout: float = 60) -> list[dict[str, Any]]:
     """The events at a path once a terminal one has come so many times."""
     await receivers.until(lambda it: sum(one.event["state"] in ENDS for one in it.seen[path]) >= times, timeout)
     return [one.event for one in receivers.seen[path]]
@@ -70,7 +70,7 @@ async def open_deliveries(at: Site) -> int:
         return int(await client.zcard(f"foreman:{at.pool}:deliveries"))
 
 
-async def at_rest(at: Site, timeout: float = 20) -> None:
+async def at_rest(at: Site, timeout: float = 60) -> None:
     """Until no delivery is on its way."""
 
     async def none() -> bool:

@@ -44,7 +44,7 @@ async def at(request, tmp_path_factory, valkey):
         fake.clear()
 
 
-async def chunks(caller: Caller, count: int, timeout: float = 20) -> list[bytes]:
+async def chunks(caller: Caller, count: int, timeout: float = 60) -> list[bytes]:
     """The next chunks."""
     async with asyncio.timeout(timeout):
         return [await read_chunk(caller.reader) for _ in range(count)]
@@ -185,7 +185,7 @@ async def test_a_call_waits_for_a_target_that_is_down_and_then_runs(at: Site) ->
     caller = await at.dial()
     caller.ask("/v1/chat/completions", {**CHAT, "stream": True})
     await caller.head()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             beat = await read_chunk(caller.reader)
             assert WORDS.fullmatch(beat), beat

@@ -74,7 +74,7 @@ async def test_sighup_reads_the_targets_again_and_a_wrong_file_changes_nothing(t
             url = (await foreman.line("listens on")).split()[-1]
 
             async def models(wanted: set[str]) -> None:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while True:
                         async with session.get(f"{url}/api/tags") as reply:
                             if {entry["name"] for entry in (await reply.json())["models"]} == wanted:

@@ -33,7 +33,7 @@ class Call:
 
     async def answer(self) -> Answer:
         """Read it to the end and close."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             try:
                 return await read_answer(self.reader)
             finally:

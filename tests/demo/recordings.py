@@ -79,7 +79,7 @@ def request_bytes(request: dict[str, Any], host: str) -> bytes:
 
 async def send(fake: FakeOllama, raw: bytes, *, head_only: bool = False, interim: bool = False) -> Answer:
     """Send raw bytes, read one answer, close; `interim`: another one comes before it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(fake.url.rpartition(":")[2]))
         try:
             writer.write(raw)

@@ -210,7 +210,7 @@ class RawPeer:
     def say(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def hear(self, timeout: float = 20) -> Frame:
+    async def hear(self, timeout: float = 60) -> Frame:
         """The next frame that is no ping. Raises IncompleteReadError at the end of the connection."""
         async with asyncio.timeout(timeout):
             while True:
@@ -223,7 +223,7 @@ class RawPeer:
                     raise asyncio.IncompleteReadError(b"", None)
                 self._frames += self._decoder.feed(data)
 
-    async def ended(self, timeout: float = 20) -> None:
+    async def ended(self, timeout: float = 60) -> None:
         """Wait for the other end to close."""
         async with asyncio.timeout(timeout):
             with contextlib.suppress(ConnectionError):

@@ -56,7 +56,7 @@ async def proxy(request, pair: tuple[FakeOllama, House], tmp_path_factory):
 async def test_tokens_come_one_by_one_and_leaving_ends_the_run(pair: tuple[FakeOllama, House], proxy: Proxy) -> None:
     fake, _ = pair
     cancels, gate = fake.cancels, fake.gate(after=1)
-    async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+    async with asyncio.timeout(60), aiohttp.ClientSession() as session:
         reply = await session.post(proxy.url + "/api/chat", json=BODY)
         assert reply.headers["X-Foreman-Job-Id"]
         assert await reply.content.readline()

@@ -66,7 +66,7 @@ async def test_each_token_comes_through_before_the_next_is_made(
     path, body, headers = DIALECTS[dialect]
     gate = fake.gate(after=1)
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(60),
         aiohttp.ClientSession(auto_decompress=False) as session,
         session.post(
             proxy.url + path, json=body, headers={**headers, "Accept-Encoding": "gzip" if zipped else "identity"}

@@ -138,11 +138,11 @@ class TestConnect:
 
     async def test_a_cluster_is_refused(self, tmp_path: Path) -> None:
         with running(tmp_path, "--cluster-enabled", "yes") as port, pytest.raises(StoreRefusedError, match="Cluster"):
-            await connect(StoreSettings("x"), f"redis://127.0.0.1:{port}", wait=10.0)
+            await connect(StoreSettings("x"), f"redis://127.0.0.1:{port}", wait=60.0)
 
     async def test_a_careless_server_is_used_and_complained_of(self, tmp_path: Path) -> None:
         with running(tmp_path, "--maxmemory-policy", "allkeys-lru", "--maxmemory", "100mb") as port:
-            store = await connect(StoreSettings("x"), f"redis://127.0.0.1:{port}", wait=10.0)
+            store = await connect(StoreSettings("x"), f"redis://127.0.0.1:{port}", wait=60.0)
             assert len(store.findings) == 2
             await store.close()
 
@@ -154,7 +154,7 @@ class TestConnect:
             conf.write_text(f"sentinel monitor mine 127.0.0.1 {port} 1\n")
             with running(tmp_path / "s", "--sentinel", conf=conf) as sentinel:
                 url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel}/mine"
-                store = await connect(StoreSettings(pool), url, wait=10.0)
+                store = await connect(StoreSettings(pool), url, wait=60.0)
                 assert await locator(parse(url))() == ("127.0.0.1", port)
                 assert (await store.queue.counts()).queued == 0
                 with pytest.raises(ValueError, match="are Sentinels"):
@@ -217,10 +217,10 @@ class TestArq:
                 with running(tmp_path / "s", "--sentinel", conf=conf) as sentinel:
                     url = f"rediss+sentinel://:pw@127.0.0.1:1,127.0.0.1:{sentinel}/mine/3?ssl_ca_certs={TLS}/cert.pem"
                     client = arq_client(url)
-                    async with asyncio.timeout(30):
+                    async with asyncio.timeout(60):
                         assert await client.set("arq:test", 1)
                     await close_arq(client)
-                    store = await connect(StoreSettings("x"), url, wait=10.0)
+                    store = await connect(StoreSettings("x"), url, wait=60.0)
                     await store.close()
                 front.close()
 

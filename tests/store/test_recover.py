@@ -105,7 +105,7 @@ class TestWorkers:
             assert await ground.queue.claim(own, "x", Slot.SIDE, State.WORKING)
         await ground.look.srem(ground.key(k.WORKER_JOBS, "wk-1"), job_id)
         await ground.look.hset(ground.key(k.JOB, job_id), "worker", "wk-nobody")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await ground.queue.recover() != [job_id]:
                 pass
 

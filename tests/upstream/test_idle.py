@@ -39,7 +39,7 @@ class Server:
             self.changed.set()
 
     async def closed(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.open:
                 self.changed.clear()
                 await self.changed.wait()
@@ -48,7 +48,7 @@ class Server:
 async def call(client: Client, *, follows: bool = True) -> Recorder:
     recorder = Recorder()
     client.start(Request("POST", "/api/chat", b"{}"), recorder, follows=follows)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await recorder.over.wait()
     return recorder
 
@@ -91,7 +91,7 @@ async def test_a_cancelled_call_leaves_nothing():
         client = Client(url)
         recorder = Recorder()
         begun = client.start(Request("POST", "/"), recorder, follows=True)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await recorder.heard.wait()
         begun.close()
         await script.closed()
@@ -149,7 +149,7 @@ async def test_a_server_that_went_away_is_down_and_its_idle_connections_hide_not
     async with server(script) as url:
         client = Client(url)
         await call(client)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while client._idle:  # noqa: ASYNC110 - nobody is told of a connection that nobody uses
             await asyncio.sleep(0)
     assert (await call(client)).fault.kind is Kind.REFUSED
@@ -197,6 +197,6 @@ async def test_an_answer_that_outruns_its_own_connect_task_leaves_a_connection_t
     client = Client("http://127.0.0.1:1")
     monkeypatch.setattr(client, "_connect", connect)
     assert (await call(client)).body_bytes == b"ok"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await through.wait()
     await client.close()

@@ -42,7 +42,7 @@ async def test_complete_and_stream_also_after_heartbeats_in_the_queue(tmp_path, 
     ):
         auth = {"Authorization": "Bearer secret", "Content-Type": "application/json"}
         gate = fake.gate(after=0)
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             first = group.create_task(exchange(house.url, "POST", "/api/chat", request(), auth))
             await gate.reached()
             waiting = group.create_task(exchange(house.url, "POST", "/api/chat", request(tools=TOOLS), auth))

@@ -42,7 +42,7 @@ async def test_each_line_arrives_before_the_next_is_made(pair: tuple[FakeOllama,
     path, body, headers = DIALECTS[dialect]
     gate = fake.gate(after=1)
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(60),
         aiohttp.ClientSession() as session,
         session.post(house.url + path, json=body, headers=headers) as reply,
     ):

@@ -55,7 +55,7 @@ class Caller:
 
     async def head(self) -> Reply:
         """The head of the next answer."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             text = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         lines = text.split("\r\n")
         pairs = [line.split(": ", 1) for line in lines[1:] if line]
@@ -63,7 +63,7 @@ class Caller:
 
     async def chunk(self) -> bytes:
         """The next HTTP chunk; b"" for the final one."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             size = int(await self.reader.readuntil(b"\r\n"), 16)
             data = await self.reader.readexactly(size + 2)
         return data[:-2]
@@ -75,7 +75,7 @@ class Caller:
 
     async def rest(self, reply: Reply, *, method: str = "POST") -> Reply:
         """What follows a head."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             length = reply.header("Content-Length")
             if method == "HEAD" or reply.status in {204, 304}:
                 reply.complete = True
@@ -102,7 +102,7 @@ class Caller:
 
     async def ended(self) -> bool:
         """The gateway closes the connection."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             try:
                 return await self.reader.read() == b""
             except ConnectionError:

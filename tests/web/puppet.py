@@ -120,7 +120,7 @@ class Puppet:
 
     async def claim(self, slot: Slot = Slot.DRAIN, target: str = "gpu1", to: State = State.WORKING) -> Run:
         """The next job of a slot, once there is one."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 for lane in (await self.store.queue.survey(slot)).lanes:
                     claimed = await self.store.queue.claim(self.owned[target], lane.lane, slot, to)

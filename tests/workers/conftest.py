@@ -77,13 +77,13 @@ class Caller:
     def lost(self):
         self._note("lost")
 
-    async def until(self, predicate, timeout: float = 20.0):
+    async def until(self, predicate, timeout: float = 60):
         async with asyncio.timeout(timeout):
             while not predicate(self):
                 self.changed.clear()
                 await self.changed.wait()
 
-    async def ended(self, timeout: float = 20.0):
+    async def ended(self, timeout: float = 60):
         async with asyncio.timeout(timeout):
             await self.over.wait()
         return self

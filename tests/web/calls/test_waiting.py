@@ -83,7 +83,7 @@ async def test_a_caller_that_leaves_cancels_its_run(gateway, worker, dial, body,
     await asyncio.sleep(0)
     begin = time.monotonic()
     await caller.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await run.cancelled is Code.CALLER_GONE
     assert time.monotonic() - begin < 1.0
 
@@ -97,7 +97,7 @@ async def test_a_caller_that_leaves_in_mid_stream_cancels_its_run(gateway, worke
     run.outlet.data(LINES[0])
     await caller.head()
     await caller.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await run.cancelled is Code.CALLER_GONE
     for _ in range(3):
         run.outlet.data(LINES[1])  # what still comes hurts nobody
@@ -278,7 +278,7 @@ async def test_a_deadline_missed_while_running_cuts_the_run(gateway, worker, dia
     caller = await dial(gateway)
     caller.ask("POST", "/api/chat", CHAT, X_Foreman_Deadline="0.3")
     run = await worker.claim()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await run.cancelled is Code.DEADLINE_EXCEEDED
     await run.failed(Failure(Code.DEADLINE_EXCEEDED, "late"))
     assert (await caller.reply()).status == 504

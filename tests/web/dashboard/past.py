@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.web.puppet import Puppet
 
 CODES = (Code.UPSTREAM_ERROR, Code.STALLED, Code.UPSTREAM_UNREACHABLE, Code.DEADLINE_EXCEEDED)
-BATCH = 500
+BATCH = 100
 
 
 async def swaps(store: Store, target: str = "gpu1", now: float | None = None) -> None:

@@ -183,7 +183,7 @@ async def test_past_the_bound_its_lines_wait_until_it_reads(gateway, caller, mon
     caller.ask("POST", "/jobs/batch", None, Content_Length=str(len(body)))
     caller.writer.transport.pause_reading()
     caller.send(body)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await full.wait()
     caller.writer.transport.resume_reading()
     assert len(answers(await caller.reply())) == 70_000

@@ -412,7 +412,7 @@ class TestCancel:
         job_id = await submit(caller)
         run = await worker.claim(to=state)
         caller.ask("DELETE", f"/jobs/{job_id}")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (order := await inbox.receive()) is None or order.verb != "cancel":
                 pass
         assert (order.job_id, order.code) == (job_id, "cancelled")

@@ -31,9 +31,9 @@ async def seed(store, count: int, models: list[str]) -> None:
     """Lanes with a job each, the first with three, as `submit` leaves them."""
     queue = store.queue
     command, keys = queue._connection.command, queue.keys
-    for first in range(0, count, 500):
+    for first in range(0, count, 100):
         calls = []
-        for number in range(first, min(count, first + 500)):
+        for number in range(first, min(count, first + 100)):
             name = models[number] if number < len(models) else f"model-{number}:latest"
             lane = name[:120]
             calls.append(command("SADD", keys.of(k.LANES, "drain"), lane))

@@ -56,7 +56,7 @@ PREFLIGHT: Final = (
     ("Access-Control-Max-Age", "43200"),
 )
 
-EXPOSED: Final = "X-Foreman-Job-Id,X-Foreman-Error,Retry-After"
+EXPOSED: Final = "X-Foreman-Job-Id,X-Foreman-Error,Retry-After,X-Should-Retry"
 """Answer headers that a page's script may read."""
 
 

@@ -80,10 +80,15 @@ def ends(line: bytes) -> bool:
 
 
 def error_in(line: bytes) -> str | None:
-    """The message of an in-band error, the line `{"error":"…"}`; None for any other line."""
+    """The message of an in-band error, the line `{"error":"…"}`; None for any other line.
+
+    What stands in front of an Ollama may say it as an object, `{"error":{"message":"…"}}`.
+    """
     if b'"error"' not in line:
         return None
     error = _object(line).get("error")
+    if isinstance(error, dict):
+        error = error.get("message")
     return error if isinstance(error, str) else None
 
 

@@ -118,6 +118,8 @@ def test_only_done_in_the_object_itself_ends_a_stream(line: bytes, last: bool) -
         ),
         (b'{"model":"m","response":"{\\"error\\":1}","done":false}\n', None),
         (b'{"message":{"tool_calls":[{"function":{"arguments":{"error":"x"}}}]},"done":false}\n', None),
+        (b'{"error":{"message":"out of memory","code":500}}\n', "out of memory"),
+        (b'{"error":{}}\n', None),
         (b'{"error":null}\n', None),
         (b'{"error":"cut', None),
     ],

@@ -69,6 +69,7 @@ def overview(
             [(name, jobs[name]) for name in ("queued", "loading", "working", "done", "failed", "cancelled")]
         ),
         section("Targets", _targets(state["targets"], _models(state))),
+        section("Swaps", _ledger(state["ledger"])),
         section("Lanes", _lanes(state["lanes"])),
         section("Running", _running(running)),
         section("Waiting", _waiting(waiting, jobs["queued"])),
@@ -119,6 +120,13 @@ def _targets(targets: Iterable[dict[str, Any]], models: dict[str, str]) -> Marku
     return table("Targets", heads, rows, "No worker has announced a target yet.")
 
 
+def _ledger(ledger: dict[str, Any]) -> Markup:
+    told = ("Swaps done", "swaps"), ("In order of arrival", "fifo_swaps")
+    spent = ("Saved", "seconds_saved"), ("Paid for fairness", "seconds_for_fairness")
+    counts = [(title, ledger[key]) for title, key in told]
+    return markup.facts([*counts, *((title, span(ledger[key])) for title, key in spent)])
+
+
 def _lanes(lanes: Sequence[dict[str, Any]]) -> Markup:
     rows = (
         (
@@ -147,7 +155,7 @@ def _running(jobs: Iterable[dict[str, Any]]) -> Markup:
             job["endpoint"],
             markup.state(job["state"]),
             markup.name(job["target"]),
-            job["since"],
+            markup.ago_of(job["since"]),
             job["tokens"],
             None if job["tokens_per_second"] is None else f"{job['tokens_per_second']:.1f}",
         )

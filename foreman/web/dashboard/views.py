@@ -229,6 +229,7 @@ def health(
                 (
                     ("Store", markup.state(store["status"], store.get("error") or store["status"])),
                     ("Store's latency", markup.milliseconds(store["latency_ms"])),
+                    ("Requests and answers kept", _room(store)),
                     *facts,
                     ("Version", state["version"]),
                 )
@@ -241,6 +242,13 @@ def health(
         section("Settings in force", _settings(settings)),
     ]
     return frame.document("health", join(*parts))
+
+
+def _room(store: Mapping[str, Any]) -> str | None:
+    used, limit = store.get("used_bytes"), store.get("limit_bytes")
+    if used is None:
+        return None
+    return f"{used / (1 << 20):,.1f} MiB" + ("" if limit is None else f" of {limit / (1 << 20):,.0f}")
 
 
 def _workers(workers: Iterable[dict[str, Any]]) -> Markup:

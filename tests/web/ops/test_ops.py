@@ -265,10 +265,11 @@ def test_the_page_is_whole_with_nothing_to_show():
         "jobs": dict.fromkeys(("queued", "loading", "working", "done", "failed", "cancelled"), 0),
         "targets": [],
         "lanes": [],
+        "ledger": dict.fromkeys(("swaps", "fifo_swaps", "seconds_saved", "seconds_for_fairness")),
     }
     text = overview(Frame("0", "operator", None, closed=False), state, [], [], [])
     assert text.startswith("<!doctype html>")
-    assert text.count("<h2>") == 5
+    assert text.count("<h2>") == 6
     assert "all is well" in text
 
 

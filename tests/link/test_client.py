@@ -34,6 +34,8 @@ from tests.link.fakes import (
 )
 
 QUICK = Pace(open=0.05, dial=0.05, ping=0.02, hello=0.05, back_off=(0.01, 0.05))
+HEARING = Pace(open=0.05, dial=60, hello=60, back_off=(0.01, 0.05))
+"""Quick to try again, but the other end may take its time to speak: a busy machine does."""
 
 
 @pytest.fixture
@@ -67,8 +69,9 @@ async def test_an_unknown_gateway_is_no_link_in_time():
 
 
 async def test_a_gateway_that_refuses_connections_is_unreachable():
-    client = LinkClient(WORKER, SECRET, pace=QUICK)
+    client = LinkClient(WORKER, SECRET, pace=HEARING)
     client.update([presence("127.0.0.1:1")])
+    await wait_until(client.unreachable)
     with pytest.raises(NoLinkError, match=r"refused|Connect call failed"):
         await opened(client)
     assert client.unreachable() == (GATEWAY,)
@@ -117,7 +120,7 @@ async def test_whoever_else_listens_there_is_no_gateway(words):
 async def test_a_gateway_with_another_secret_is_named_once():
     server = LinkServer(FakeDoor(), GATEWAY, b"other", "127.0.0.1:0")
     address = await server.start()
-    client = LinkClient(WORKER, SECRET, pace=QUICK)
+    client = LinkClient(WORKER, SECRET, pace=HEARING)
     with capture_logs() as logs:
         client.update([presence(address)])
         await wait_until(lambda: len([log for log in logs if log["event"] == "link.refused"]) >= 3)
@@ -132,7 +135,7 @@ async def test_a_gateway_with_another_secret_is_named_once():
 
 
 async def test_an_impostor_that_knows_no_secret_gets_no_job():
-    client = LinkClient(WORKER, SECRET, pace=QUICK)
+    client = LinkClient(WORKER, SECRET, pace=HEARING)
     async with raw_gateway() as (address, peers):
         client.update([presence(address)])
         peer = await peers.get()
@@ -148,7 +151,7 @@ async def test_an_impostor_that_knows_no_secret_gets_no_job():
 
 
 async def test_another_gateway_at_the_old_address_is_not_mistaken():
-    channel = await linked(FakeDoor(), pace=QUICK)
+    channel = await linked(FakeDoor(), pace=HEARING)
     address = f"127.0.0.1:{channel.server._server.sockets[0].getsockname()[1]}"
     channel.client.update([presence(address, "gw-older")])
     await wait_until(channel.client.unreachable)

@@ -36,6 +36,8 @@ class LaneGlance:
     """Since when the oldest of its jobs waits: since it came, or since its `not_before`."""
     position: int
     """The place of its head among all queued jobs of the slot by due; 1 for the next."""
+    left_at: float | None = None
+    """When a target last left it with jobs in it (s since the epoch); None for never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +148,9 @@ class Views(Roster):
                 head_class=Priority(int(priority)),
                 oldest_since=float(oldest) / 1000,
                 position=int(rank) + 1,
+                left_at=int(left) / 1000 or None,
             )
-            for slot, lane, model, depth, due, priority, oldest, rank in reply[3:]
+            for slot, lane, model, depth, due, priority, oldest, rank, left in reply[3:]
         )
         return Glance(int(reply[0]) / 1000, int(reply[1]), int(reply[2]), lanes)
 

@@ -3,7 +3,7 @@
 -- KEYS[1] the pool's prefix
 -- ARGV    1 how many in full  2 a word in lower case, or ''
 -- returns {now ms, lanes, jobs in them, {slot, lane, model, depth, head due ms, its class, the oldest's begin of waiting ms,
---          the head's place in its slot by due}, …}
+--          the head's place in its slot by due, when a target last cut it ms or 0}, …}
 -- include: clock
 local most, word = tonumber(ARGV[1]), ARGV[2]
 local SCANNED = 10000 -- jobs looked at in all for the oldest of each lane; beyond, the head speaks for its lane
@@ -67,6 +67,15 @@ local function since(id)
   return math.max(tonumber(v[1] or now), tonumber(v[2] or 0)), v[3] or '1'
 end
 
+-- When one of the targets last left it with jobs in it.
+local function cut_at(facts)
+  local last = 0
+  for field = 1, #facts, 2 do
+    if string.sub(facts[field], 1, 8) == 'left_at:' then last = math.max(last, tonumber(facts[field + 1])) end
+  end
+  return last
+end
+
 local scanned = 0
 local reply = {now, #found, jobs}
 for _, one in ipairs(shown) do
@@ -81,10 +90,11 @@ for _, one in ipairs(shown) do
   end
   local oldest, class = since(one.head)
   if first ~= one.head then oldest = math.min(oldest, (since(first))) end
+  local known = redis.call('HMGET', k_facts(one.slot, one.lane), 'model', 'cut')
   reply[#reply + 1] = {
-    one.slot, one.lane, redis.call('HGET', k_facts(one.slot, one.lane), 'model') or '', one.depth, one.due,
-    class, oldest,
+    one.slot, one.lane, known[1] or '', one.depth, one.due, class, oldest,
     redis.call('ZRANK', k_queued(one.slot), one.head) or 0,
+    known[2] and cut_at(redis.call('HGETALL', k_facts(one.slot, one.lane))) or 0,
   }
 end
 return reply

@@ -15,6 +15,7 @@ from foreman.cli import tables
 from foreman.cli.asking import refused
 from foreman.cli.console import QUESTION, Failed, Refusal, remark, settings_in_force, show_json
 from foreman.client.pace import Pace, measure
+from foreman.core import targets
 from foreman.simulate.report import quantile
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ def bench(
 ) -> None:
     """Measure TTFT and TPOT through the gateway, and beside it."""
     settings = settings_in_force()
-    if straight is not None and not straight.startswith(("http://", "https://")):
-        raise Refusal(f"--straight {straight}: use a URL such as http://127.0.0.1:11434")
+    try:
+        straight = None if straight is None else targets.url(straight)
+    except ValueError as error:
+        raise Refusal(f"--straight {straight}: {error}") from None
     request = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],

@@ -87,7 +87,7 @@ def url(text: str) -> str:
     except ValueError:
         port = 0
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
-        raise ValueError("use a URL such as http://host:port or https://host")
+        raise ValueError("use a URL such as http://127.0.0.1:11434")
     if parts.username is not None or parts.password is not None:
         raise ValueError(
             "take user and password out of the URL: a bearer token goes in by token_env or FOREMAN_OLLAMA_TOKEN"

@@ -1,14 +1,16 @@
 """Anything, in any order: whatever callers, workers, gateways and zombies do, the promises of the queue hold.
 
 The invariants carry the numbers of docs/adr/0008: I1 one end per job, I2 legal edges only, I3 epochs rise and an old one
-changes nothing, I5 each job in exactly one place, I6 by due and arrival inside a lane, I8 events without gaps, I10
-nothing left after a drain.
+changes nothing, I4 a running job has one worker, I5 each job in exactly one place, I6 by due and arrival inside a lane, I7
+no lane is left while it has jobs, unless fairness asks for it (drained.py), I8 events without gaps, I9 an answer is of one
+run, without gaps, and changes no more, I10 nothing left after a drain.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -27,9 +29,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from foreman.core.decisions import Drain, Swap
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import TERMINAL, TRANSITIONS, Priority, Slot, State, Surface
 from foreman.store import keys as k
+from foreman.store.answers import Answer
 from foreman.store.client import Store, locator, redis_client
 from foreman.store.deliveries import Outcome, Pace
 from foreman.store.errors import FencedError
@@ -37,6 +41,7 @@ from foreman.store.records import CancelOutcome, Counts, Ownership, Wanted
 from foreman.store.url import parse
 from foreman.store.wire import Wire
 from tests.store.conftest import no_leaks
+from tests.store.drained import LOAD, Drained
 from tests.store.ground import LIMITS, FakeConnection, Ground, gateway, new_job, raw, worker
 
 if TYPE_CHECKING:
@@ -73,6 +78,14 @@ class QueueMachine(RuleBasedStateMachine):
         self.workers = 0
         self.told: dict[str, list[int]] = {}
         """Async jobs with a receiver: the seqs that were attempted there, in order."""
+        self.lanes: dict[str, str] = {}
+        self.drained = Drained()
+        self.ahead = 0.0
+        """Seconds that the scheduler's clock is ahead of the store's."""
+        self.said: dict[tuple[str, int], list[int]] = {}
+        """The deltas of each run, by job and epoch: their numbers."""
+        self.answers: dict[str, bytes] = {}
+        """Async jobs that were done: the answer that was given then."""
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(coroutine)
@@ -108,7 +121,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(
         lane=st.sampled_from(LANES), priority=st.sampled_from(Priority), sync=st.booleans(),
-        wait=st.sampled_from([0.0, 5.0, 60.0]), deadline=st.sampled_from([None, 30.0]), tonight=rarely,
+        wait=st.sampled_from([0.0, 5.0, 60.0]), deadline=st.sampled_from([None, 3600.0]), tonight=rarely,
         key=st.sampled_from([None, None, "a", "b"]), body=st.sampled_from(["1", "2"]), url=st.sampled_from(URLS),
     )  # fmt: skip
     def submit(
@@ -136,6 +149,7 @@ class QueueMachine(RuleBasedStateMachine):
         if key is not None:
             self.keys[sync, key] = (new.id, body)
         self.jobs.append(new.id)
+        self.lanes[new.id] = lane
         self.epochs[new.id] = 0
         if not sync and url is not None:
             self.told[new.id] = []
@@ -210,14 +224,47 @@ class QueueMachine(RuleBasedStateMachine):
             assert self.run(self.queue.get(job_id)).error["code"] == "deadline_exceeded"
         self.held[claimed.job.id] = claimed.job.epoch
 
+    @precondition(lambda self: self.own)
+    @rule(passed=st.sampled_from([0.0, 0.0, 3.0, 20.0, 70.0]))
+    def dispatch(self, passed: float) -> None:
+        """What the scheduler makes of what the store tells it, and the claim or the load that follows."""
+        self.ahead += passed
+        now = time.time() + self.ahead
+        survey = self.run(self.queue.survey(Slot.DRAIN))
+        queued = {lane: self.run(self.ground.look.zcard(self.ground.key(k.LANE, "drain", lane))) for lane in LANES}
+        running = sum(self.lanes[job_id] == self.drained.lane for job_id in self.held)
+        step = self.drained.choose(survey, queued, running, now)
+        if isinstance(step, Drain):
+            self.claim(step.lane, State.WORKING)
+        elif isinstance(step, Swap) and not running:
+            self.drained.swap(step, now)
+            self.ahead += LOAD
+
+    @precondition(lambda self: self.held)
+    @rule(pick=picks)
+    def speak(self, pick: int) -> None:
+        """A delta of a run."""
+        job_id = sorted(self.held)[pick % len(self.held)]
+        deltas = self.said.setdefault((job_id, self.held[job_id]), [])
+        deltas.append(len(deltas))
+
+    def _answer(self, job_id: str, epoch: int) -> bytes:
+        return json.dumps({"run": epoch, "deltas": self.said.get((job_id, epoch), [])}).encode()
+
     @precondition(lambda self: self.held)
     @rule(pick=picks, to=st.sampled_from([State.WORKING, State.WORKING, State.DONE, State.FAILED, State.CANCELLED]))
     def move(self, pick: int, to: State) -> None:
         job_id = sorted(self.held)[pick % len(self.held)]
         before = self.run(self.queue.get(job_id))
         failure = RESET if to is State.FAILED else None
-        moved = self.run(self.queue.transition(job_id, self.held[job_id], to, reason="test", failure=failure))
+        body = self._answer(job_id, self.held[job_id])
+        kept = Answer.of(body) if to is State.DONE and before.surface is Surface.ASYNC else None
+        moved = self.run(
+            self.queue.transition(job_id, self.held[job_id], to, reason="test", failure=failure, answer=kept)
+        )
         assert moved == (to in TRANSITIONS[before.state])
+        if moved and kept is not None:
+            self.answers[job_id] = body
         if moved and to in TERMINAL:
             self.stale.append((job_id, self.held.pop(job_id)))
 
@@ -243,7 +290,7 @@ class QueueMachine(RuleBasedStateMachine):
         if not really:
             return
         assert self.own is not None
-        old, self.own = self.own, None
+        old, self.own, self.drained = self.own, None, Drained()
         self.stale += self.held.items()
         self.held.clear()
         if how == "retired":
@@ -268,7 +315,8 @@ class QueueMachine(RuleBasedStateMachine):
         if to is State.QUEUED:
             assert self.run(self.queue.hand_back(job_id, epoch, reason="zombie", failure=RESET)) is None
         else:
-            assert not self.run(self.queue.transition(job_id, epoch, to, reason="zombie"))
+            late = Answer.of(self._answer(job_id, epoch)) if to is State.DONE else None
+            assert not self.run(self.queue.transition(job_id, epoch, to, reason="zombie", answer=late))
         assert (self.run(self.queue.get(job_id)), self.run(self.queue.events(job_id))) == (before, events)
 
     # ---------------------------------------------------------------- what a background worker does
@@ -322,6 +370,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.epochs[job_id] = job.epoch
             assert (job.error is not None) >= (job.state is State.FAILED)
         await self._places(states)
+        await self._answers()
         await self._deliveries(states)
         counted = {state: sum(found is state for found in states.values()) for state in State}
         assert await self.queue.counts() == Counts(**{state.value: number for state, number in counted.items()})
@@ -350,6 +399,18 @@ class QueueMachine(RuleBasedStateMachine):
             assert sorted(itertools.chain(*ended)) == sorted(j for j, found in states.items() if found is state)
 
         await self._list()
+
+    async def _answers(self) -> None:
+        """I9: a kept answer is that of the job's last run, its deltas in a row; it stays as it was when the job ended."""
+        if not self.jobs:
+            return
+        kept = await self.ground.look.mget([self.ground.key(k.ARTIFACT, job_id, "completion") for job_id in self.jobs])
+        found = {job_id: body.encode() for job_id, body in zip(self.jobs, kept, strict=True) if body is not None}
+        assert found == self.answers
+        for job_id, body in found.items():
+            answer = json.loads(body)
+            assert answer["run"] == self.epochs[job_id]
+            assert answer["deltas"] == list(range(len(answer["deltas"])))
 
     async def _deliveries(self, states: dict[str, State]) -> None:
         """I8: one delivery per transition and receiver, tried in order of seq."""
@@ -406,7 +467,7 @@ def test_the_promises_hold(backend: str, request: pytest.FixtureRequest) -> None
         url = request.getfixturevalue("valkey") if backend == "valkey" else None
 
     budget = settings(
-        max_examples=int(os.environ.get("FOREMAN_TEST_EXAMPLES", "20")), stateful_step_count=60, deadline=None,
+        max_examples=int(os.environ.get("FOREMAN_TEST_EXAMPLES", "16")), stateful_step_count=60, deadline=None,
         derandomize=True, database=None, suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink], print_blob=False,
     )  # fmt: skip

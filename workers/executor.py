@@ -230,14 +230,14 @@ class Run:
         """Cut and pass on."""
         answer = self._answer
         assert answer.cutting is not None
-        if not answer.begun:
-            answer.begun = True
-            self.times.first = time.monotonic()
+        answer.begun = True
         try:
             units = answer.cutting.feed(data)
         except (ValueError, Failure) as error:
             self._senseless(error)
             return
+        if self.times.first is None and not all(unit.startswith(b":") for unit in units):  # comments are no answer
+            self.times.first = time.monotonic()
         if not answer.told and units:
             self._tell_head()
         put = self._outlet.data
@@ -254,6 +254,8 @@ class Run:
         except (ValueError, Failure) as error:
             self._senseless(error)
             return
+        if rest and self.times.first is None:
+            self.times.first = self.times.ended
         verdict = answer.cutting.ending()
         answer.usage = answer.cutting.usage()
         if verdict.failure is None or verdict.told or rest:

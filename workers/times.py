@@ -16,7 +16,7 @@ class Times:
     working: float | None = None
     """The request was sent."""
     first: float | None = None
-    """The first byte of the answer's body."""
+    """The first unit of the answer; comments of a stream, by which a target says that it lives, are none."""
     ended: float | None = None
     loading: float | None = None
     """Seconds it waited for its lane's load; None where the lane was resident."""

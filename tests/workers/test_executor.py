@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from aiohttp import web
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import State
@@ -279,3 +280,36 @@ async def test_a_slow_reader_pauses_the_target_and_goes_on(ollama, floor):
         await asyncio.sleep(0)
     assert (await here.final(caller)).state is State.DONE
     assert caller.body.count(b"\n") == 401
+
+
+async def test_a_comment_of_a_target_that_still_reads_the_prompt_is_no_first_token(floor):
+    said, go_on = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\r\n\r\n', asyncio.Event()
+
+    async def models(_request):
+        return web.json_response({"object": "list", "data": [{"id": "a"}]})
+
+    async def chat(request):
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(b": ping\r\n\r\n")
+        await go_on.wait()
+        await answer.write(said + b"data: [DONE]\r\n\r\n")
+        return answer
+
+    app = web.Application()
+    app.add_routes([web.get("/v1/models", models), web.post("/v1/chat/completions", chat)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        here = await floor(targets=f"gpu=http://127.0.0.1:{runner.addresses[0][1]}?kind=openai", wait=False)
+        await here.up("gpu")
+        caller = await here.submit("a", endpoint="/v1/chat/completions")
+        await caller.until(lambda c: c.units)
+        assert here.worker.targets["gpu"].runs[caller.job_id].times.first is None
+        go_on.set()
+        await caller.ended()
+        assert (await here.final(caller)).timings["ttft_ms"] > 0
+        assert caller.units[:2] == [b": ping\r\n\r\n", said]
+    finally:
+        await runner.cleanup()

@@ -362,8 +362,9 @@ def _belongs(call: Call, job_id: str) -> None:
 
 def _fingerprint(request: web.Request, ticket: Ticket) -> str:
     """What tells one request under a key from another."""
-    asked = f"{request.method} {request.path} {ticket.target_only or ''}\n".encode()
-    return hashlib.sha256(asked + ticket.body).hexdigest()
+    asked = hashlib.sha256(f"{request.method} {request.path} {ticket.target_only or ''}\n".encode())
+    asked.update(ticket.body)
+    return asked.hexdigest()
 
 
 def _tell_later(new: NewJob, position: int) -> None:

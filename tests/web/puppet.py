@@ -55,12 +55,16 @@ class Run:
     def resume(self) -> None:
         self.paused = False
 
-    async def done(self, *units: bytes, head: Head = NDJSON) -> None:
-        """Give a whole answer and end the job well."""
+    def begin(self, head: Head, *units: bytes) -> None:
+        """The target has the request, and the answer has begun."""
         self.outlet.working()
         self.outlet.head(head)
         for unit in units:
             self.outlet.data(unit)
+
+    async def done(self, *units: bytes, head: Head = NDJSON) -> None:
+        """Give a whole answer and end the job well."""
+        self.begin(head, *units)
         self.outlet.end()
         await self.end(State.DONE)
 

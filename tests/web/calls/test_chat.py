@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, Slot, State
 from foreman.link.channel import Framing, Head
+from foreman.web.calls.relay import Relay
+from foreman.web.calls.response import Wire
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON, NDJSON, SSE
 
@@ -27,9 +30,7 @@ async def test_a_chat_streams_line_by_line_while_the_target_still_speaks(gateway
     caller = await dial(gateway)
     caller.ask("POST", "/api/chat", CHAT)
     run = await worker.claim()
-    run.outlet.working()
-    run.outlet.head(NDJSON)
-    run.outlet.data(LINES[0])
+    run.begin(NDJSON, LINES[0])
     reply = await caller.head()
     assert reply.status == 200
     assert await caller.chunk() == LINES[0]
@@ -51,6 +52,18 @@ async def test_units_of_one_turn_stay_chunks_of_their_own(gateway, worker, dial)
     caller.ask("POST", "/api/chat", CHAT)
     await (await worker.claim()).done(*LINES)
     assert (await caller.reply()).chunks == list(LINES)
+
+
+async def test_nothing_of_an_answered_call_waits_for_the_garbage_collector(gateway, worker, dial):
+    gc.disable()
+    try:
+        caller = await dial(gateway)
+        caller.ask("POST", "/api/chat", CHAT)
+        await (await worker.claim()).done(*LINES)
+        await caller.reply()
+        await wait_until(lambda: not any(isinstance(one, Relay | Wire) for one in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 async def test_what_a_job_is_told_of_its_request(gateway, worker, dial):
@@ -269,8 +282,7 @@ async def test_a_caller_that_does_not_read_pauses_the_worker_and_loses_nothing(g
     caller = await dial(gateway)
     caller.ask("POST", "/api/chat", CHAT)
     run = await worker.claim()
-    run.outlet.working()
-    run.outlet.head(NDJSON)
+    run.begin(NDJSON)
     line = b'{"message":{"content":"' + b"x" * 9000 + b'"},"done":false}\n'
     sent = 0
     while not run.paused:

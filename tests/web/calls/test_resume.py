@@ -38,8 +38,7 @@ async def finished(gateway, worker, dial, **headers):
     caller = await dial(gateway)
     caller.ask("POST", "/api/chat", CHAT, **(headers or KEY))
     run = await worker.claim()
-    run.outlet.working()
-    run.outlet.head(NDJSON)
+    run.begin(NDJSON)
     for line in [*LINES, LAST]:
         run.outlet.data(line)
     run.outlet.end()
@@ -236,9 +235,7 @@ async def test_attaching_to_a_running_job_asks_its_worker_and_leaves_out_what_is
     first = await dial(gateway)
     first.ask("POST", "/api/chat", CHAT, **KEY)
     run = await worker.claim()
-    run.outlet.working()
-    run.outlet.head(NDJSON)
-    run.outlet.data(LINES[0])
+    run.begin(NDJSON, LINES[0])
     assert (await first.head()).status == 200
     second = await dial(gateway)
     second.ask("GET", f"/jobs/{run.job.id}/stream?offset={len(LINES[0]) - 3}")
@@ -259,9 +256,7 @@ async def test_a_cut_link_is_attached_to_again_and_nothing_is_lost_or_doubled(ga
     caller = await dial(gateway)
     caller.ask("POST", "/api/chat", CHAT, **KEY)
     run = await worker.claim()
-    run.outlet.working()
-    run.outlet.head(NDJSON)
-    run.outlet.data(LINES[0])
+    run.begin(NDJSON, LINES[0])
     head = await caller.head()
     assert await caller.chunk() == LINES[0]
     run.outlet.back()

@@ -120,8 +120,7 @@ async def stalled(gateway, worker, dial, *, head=NDJSON, lines: int = 400):
     caller.writer.transport.pause_reading()
     caller.ask("POST", "/api/chat", CHAT)
     run = await worker.claim()
-    run.outlet.working()
-    run.outlet.head(head)
+    run.begin(head)
     for _ in range(lines):
         run.outlet.data(LINE)
         await asyncio.sleep(0)

@@ -411,6 +411,29 @@ async def test_the_job_stays_until_its_delivery_has_ended(ground: Ground) -> Non
     assert await ground.look.ttl(ground.key(k.ATTEMPTS, job_id)) > 6 * 86_400
 
 
+async def test_its_idempotency_key_stays_as_long_as_the_job_does(ground: Ground) -> None:
+    named = {"idempotency_key": "night", "fingerprint": "f", "webhook_events": (State.DONE, State.FAILED)}
+    job_id = await job(ground, **named)
+    [key] = [one async for one in ground.look.scan_iter(match=ground.key(k.IDEMPOTENCY, "*"))]
+    await run(ground, job_id)
+    attempt = await begin(ground, f"evt_{job_id}_3", 1)
+    assert await ground.look.ttl(key) == -1, "the job is kept until its receiver was told"
+    await settle(ground, attempt, Outcome.DELIVERED)
+    assert 0 < await ground.look.ttl(key) <= 86_400
+
+
+async def test_a_key_that_is_another_jobs_by_now_is_left_alone(ground: Ground) -> None:
+    named = {"idempotency_key": "night", "fingerprint": "f", "webhook_events": (State.FAILED,)}
+    failed = await job(ground, **named)
+    await run(ground, failed, State.FAILED)
+    [key] = [one async for one in ground.look.scan_iter(match=ground.key(k.IDEMPOTENCY, "*"))] or [""]
+    assert not key, "free for another try"
+    await job(ground, **named)
+    [key] = [one async for one in ground.look.scan_iter(match=ground.key(k.IDEMPOTENCY, "*"))]
+    await settle(ground, await begin(ground, f"evt_{failed}_3", 1), Outcome.DELIVERED)
+    assert await ground.look.ttl(key) == -1
+
+
 async def test_sending_again(ground: Ground) -> None:
     deliveries = ground.store.deliveries
     job_id = await job(ground)

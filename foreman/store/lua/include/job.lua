@@ -134,10 +134,12 @@ local function finish(j, to, now, reason, err, more)
     payload_keep(j.surface, j.id, now, now + keep)
     payload_fits(0, now)
   end
-  if j.surface ~= 'sync' then stay_while_told(j.id, now + keep) end -- no webhooks on sync (ADR-0014)
-  if j.idempotency then -- free for another try, unless there is an answer
-    redis.call('PEXPIREAT', k_idempotency(j.idempotency), to == 'done' and now + keep or now)
+  if j.idempotency and to == 'done' then
+    redis.call('PEXPIREAT', k_idempotency(j.idempotency), now + keep)
+  elseif j.idempotency then -- free for another try: there is no answer
+    redis.call('DEL', k_idempotency(j.idempotency))
   end
+  if j.surface ~= 'sync' then stay_while_told(j.id, now + keep) end -- no webhooks on sync (ADR-0014)
   local ended = k_ended(j.surface, to)
   redis.call('ZADD', ended, now, j.id)
   forget(ended, now - keep)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from foreman.core.fairness import quantum, stay
 from foreman.core.linger import linger
 from foreman.core.scheduler import choose
+from foreman.core.upcoming import Upcoming
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from foreman.core.fairness import Policy
     from foreman.core.index import LaneIndex
@@ -124,62 +124,6 @@ class _Seat:
     """As it stands now; None once a lane of the dry run has the place."""
 
 
-@dataclass(slots=True)
-class _Queue:
-    """The lanes of one target in the order of rule 2, as they are taken and come back."""
-
-    lanes: LaneIndex
-    gone: set[str]
-    """Lanes that have left the index's order, in any way; shared by all targets."""
-    returned: list[tuple[float, str]] = field(default_factory=list)
-    """Lanes that were cut in the dry run, by their new turn."""
-    _turns: deque[tuple[float, LaneView]] = field(default_factory=deque)
-    _classes: deque[tuple[float, LaneView]] = field(default_factory=deque)
-    _by_turn: Iterator[tuple[float, LaneView]] | None = None
-    _by_class: Iterator[tuple[float, LaneView]] | None = None
-
-    def __post_init__(self) -> None:
-        self._by_turn, self._by_class = self.lanes.by_turn(), self.lanes.by_class()
-
-    def _peek(
-        self, ready: deque[tuple[float, LaneView]], rest: Iterator[tuple[float, LaneView]] | None
-    ) -> tuple[float, LaneView] | None:
-        while ready and ready[0][1].lane in self.gone:
-            ready.popleft()
-        if not ready and rest is not None:
-            found = next((item for item in rest if item[1].lane not in self.gone), None)
-            if found is not None:
-                ready.append(found)
-        return ready[0] if ready else None
-
-    def first_turn(self) -> tuple[float, LaneView | None]:
-        """The earliest turn of all that wait, and whose it is; infinite and None for none."""
-        first = self._peek(self._turns, self._by_turn)
-        if self.returned and (first is None or self.returned[0][0] < first[0]):
-            moment, lane = self.returned[0]
-            return moment, self.lanes.get(lane)
-        return first or (math.inf, None)
-
-    def top_class(self) -> int:
-        """The highest class of head that waits; those that were cut don't count."""
-        top = self._peek(self._classes, self._by_class)
-        return top[1].head_class if top else -1
-
-    def next_at(self, moment: float) -> tuple[str, bool] | None:
-        """Rule 2 at that moment: the lane, and whether it is overdue; it leaves the queue. None where nobody waits."""
-        first = self._peek(self._turns, self._by_turn)
-        back = self.returned[0] if self.returned else None
-        if back is not None and (first is None or back[0] < first[0]) and (back[0] <= moment or first is None):
-            heapq.heappop(self.returned)
-            return back[1], back[0] <= moment
-        top = self._peek(self._classes, self._by_class)
-        if first is None or top is None:
-            return None
-        view = first[1] if first[0] <= moment else top[1]
-        self.gone.add(view.lane)
-        return view.lane, first[0] <= moment
-
-
 @dataclass(frozen=True, slots=True)
 class _Stretch:
     """A residency of another lane in the dry run."""
@@ -208,13 +152,19 @@ class _DryRun:
         self._in_lane = self._ahead = float(ahead)
         self._left: dict[str, float] = {}
         self._gone: set[str] = set()
-        self._queues = {prospect.view.name: _Queue(prospect.lanes, self._gone) for prospect in prospects}
+        self._queues = {prospect.view.name: Upcoming(prospect.lanes, self._gone) for prospect in prospects}
         self._loads = 0
         self._runs: list[_Stretch] = []
         self._seats: list[tuple[float, int, _Seat]] = []
         self._serial = 0
         self._loads_until: dict[str, float] = {}
         """Target → when its last load ends that the dry run knows of: one at a time."""
+        self._idle: list[tuple[float, _Seat]] = []
+        """Places that nobody waits for, and since when."""
+        self._homes: list[tuple[float, float, _Seat]] = []
+        """Who drains the job's own lane until it starts: from when on, the seconds between two ends, and where."""
+        self._start = math.inf
+        """When they have come to the job."""
         for prospect in prospects:
             self._gone.update(resident.lane for resident in prospect.view.residents)
             if prospect.view.loading is not None:
@@ -263,48 +213,80 @@ class _DryRun:
     def run(self) -> Forecast | None:
         """Step by step, the place that decides first coming first."""
         for _ in range(STEPS):
-            if not self._seats:
-                return None
+            if not self._seats or self._seats[0][0] >= self._start:
+                return self._forecast(self._start, self._homes[0][2]) if self._homes else None
             moment, _, seat = heapq.heappop(self._seats)
             if seat.lane is None:
                 self._next(moment, seat)
-            elif (done := self._drain(moment, seat)) is not None:
-                return done
+            else:
+                self._drain(moment, seat)
         return None
 
     # ------------------------------------------------------------------------ one residency
 
-    def _drain(self, moment: float, seat: _Seat) -> Forecast | None:
+    def _drain(self, moment: float, seat: _Seat) -> None:
         lane = seat.lane or ""
         view = seat.prospect.lanes.get(lane)
         end = self._end(seat, view)
         if lane == self._lane and view is not None:
-            return self._drain_ours(moment, end, seat, view)
+            self._drain_ours(moment, end, seat, view)
+            return
         left = 0.0 if view is None else self._left.get(lane, float(view.depth))
         if view is None or left <= 0:
             self._next(self._empty(moment, seat, view), seat)
-            return None
+            return
         pace = view.pace(seat.prospect.view.slots)
         work = left * pace / (1 - min(_BUSIEST, view.arrival_rate * pace))
         if moment + work <= end:
             self._note(seat, left, moment, moment + work)
             self._left[lane] = 0.0
             self._next(self._empty(moment + work, seat, view), seat)
-            return None
+            return
         served = left * max(0.0, end - moment) / work
         self._note(seat, served, moment, end)
         self._left[lane] = left - served
         self._leave(max(moment, end), view.service_seconds / 2, view, seat)
-        return None
 
-    def _drain_ours(self, moment: float, end: float, seat: _Seat, view: LaneView) -> Forecast | None:
+    def _drain_ours(self, moment: float, end: float, seat: _Seat, view: LaneView) -> None:
         pace = view.pace(seat.prospect.view.slots)
         need = 0.0 if self._ahead < seat.free else (self._ahead - max(0, seat.free - 1)) * pace
-        if moment + need < end:
-            return self._forecast(moment + need, seat)
+        if self._homes or moment + need < end:
+            self._serve(moment, pace, seat)
+            self._join()
+            return
         self._ahead = max(0.0, self._ahead - max(0.0, end - moment) / pace)
         self._leave(max(moment, end), view.service_seconds / 2, view, seat)
-        return None
+
+    def _serve(self, moment: float, pace: float, seat: _Seat) -> None:
+        """One place more drains the job's lane, from that moment on: when do they come to the job?"""
+        self._homes.append((moment, pace, seat))
+        left, speed = self._ahead + 1, 0.0
+        self._start, since = math.inf, 0.0
+        for begins, one, home in sorted(self._homes, key=lambda each: each[0]):
+            left -= (begins - since) * speed + max(1, home.free)
+            if left <= 0:  # before, or with the jobs that it takes at once
+                before = left + max(1, home.free)
+                self._start = begins if before > 0 else begins + before / speed
+                return
+            since, speed = begins, speed + 1 / one
+        self._start = since + left / speed
+
+    def _join(self) -> None:
+        """Rule 8: an idle target takes the lane too, where those that have it need longer than so many loads and runs."""
+        for since, seat in self._idle.copy():
+            view = seat.prospect.lanes.get(self._lane)
+            if not self._homes or view is None or any(home.prospect is seat.prospect for *_, home in self._homes):
+                continue
+            begun, pace, home = self._homes[0]
+            moment = max(since, home.loaded_at - home.load_seconds)
+            rest = view.depth * pace - max(0.0, moment - begun) + max(0.0, home.loaded_at - moment)
+            if rest > self._policy.replicate * (view.load_seconds + view.service_seconds):
+                self._idle.remove((since, seat))
+                slots = seat.prospect.view.slots
+                ready = moment + view.load_seconds
+                self._serve(
+                    ready, view.pace(slots), _Seat(seat.prospect, self._lane, ready, view.load_seconds, slots, Why.LANE)
+                )
 
     def _end(self, seat: _Seat, view: LaneView | None) -> float:
         """Until when the seat's lane claims, while it has jobs: rules 3b and 3c."""
@@ -344,10 +326,22 @@ class _DryRun:
 
     def _leave(self, moment: float, tail: float, view: LaneView | None, seat: _Seat) -> None:
         """Its lane claims nothing more; the place is free when its last run ends. Where it has jobs, it was cut."""
-        if view is not None:
+        if view is not None and not self._take_over(moment, view.lane, seat):
             turn = moment + tail + self._policy.work_per_load * view.load_seconds
             heapq.heappush(self._queues[seat.prospect.view.name].returned, (turn, view.lane))
         self._next(moment + tail, seat)
+
+    def _take_over(self, moment: float, lane: str, left: _Seat) -> bool:
+        """An idle target loads the lane that another one has just left."""
+        for since, seat in self._idle:
+            view = seat.prospect.lanes.get(lane)
+            if view is not None and seat.prospect is not left.prospect:
+                self._idle.remove((since, seat))
+                self._loads += 1
+                ready, slots = max(moment, since) + view.load_seconds, seat.prospect.view.slots
+                self._push(ready, _Seat(seat.prospect, lane, ready, view.load_seconds, slots, Why.TURN))
+                return True
+        return False
 
     def _next(self, moment: float, seat: _Seat) -> None:
         """The seat's place is free at that moment: rule 2. Where nobody waits for it, it is given up."""
@@ -355,6 +349,8 @@ class _DryRun:
         moment = max(moment, self._loads_until.get(view.name, moment))
         found = self._queues[view.name].next_at(moment)
         if found is None:
+            self._idle.append((moment, seat))
+            self._join()
             return
         lane, overdue = found
         load = self._load_seconds(seat.prospect, lane)

@@ -172,6 +172,29 @@ def test_several_targets_work_side_by_side():
     assert two.target in {"t", "u"}
 
 
+def test_an_idle_target_takes_a_long_backlog_too_and_no_short_one():
+    def asked(depth):
+        lanes = [lane("a", depth=depth)]
+        return ask("a", depth - 1, prospect(lanes, held("a")), prospect(lanes, name="u")).eta_seconds
+
+    # One from 2.4 s on, the other from 8 s on, each a job in 4 s: together they have begun 100 by then.
+    assert asked(100) == pytest.approx((98 * 4 + 2.4 + 8) / 2)
+    assert asked(9) == pytest.approx(2.4 + 8 * 4), "three loads and runs take as long"
+
+
+def test_a_backlog_is_worked_off_by_all_who_hold_it():
+    lanes = [lane("a", depth=9)]
+    two = ask("a", 8, prospect(lanes, held("a")), prospect(lanes, held("a"), name="u"))
+    assert two.eta_seconds == pytest.approx(2.4 + 7 * 4 / 2)
+
+
+def test_an_idle_target_takes_over_what_another_leaves():
+    mine, others = lane("a", depth=8), lane("b", due=15.0)
+    found = ask("a", 7, prospect([mine, others], held("a")), prospect([mine], name="u"), now=127.0)
+    assert found.target == "u"
+    assert found.eta_seconds == pytest.approx(2.4 + 2 + 8 + 7 * 4, abs=3)
+
+
 def test_a_lane_that_no_target_has_gets_no_forecast():
     assert ask("x", 0, prospect([lane("a")])) is None
     assert ask("x", 0) is None

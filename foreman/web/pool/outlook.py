@@ -75,7 +75,9 @@ class Outlooks:
             return Outlook(position, self._beside(position, job.lane, able), why)
         seen = self._forecast(job.lane, canonical(job.model), place, able)
         if seen is None:
-            return Outlook(position, self._in_turn(position, job.lane, able), self._served(position, able))
+            return Outlook(
+                position, self._in_turn(place, job.lane, canonical(job.model), able), self._served(position, able)
+            )
         return Outlook(seen.position, round(seen.eta_seconds, 1), self._sentence(job, seen, able))
 
     async def queued(self, lane: str, slot: Slot, place: Place, targets: tuple[str, ...], only: str | None) -> Outlook:
@@ -98,7 +100,7 @@ class Outlooks:
         model = lane.partition("?")[0] if facts is None else facts.model
         seen = self._forecast(lane, model, place, able)
         if seen is None:
-            return Outlook(position, self._in_turn(position, lane, able))
+            return Outlook(position, self._in_turn(place, lane, model, able))
         return Outlook(seen.position, round(seen.eta_seconds, 1))
 
     async def eta(
@@ -188,7 +190,7 @@ class Outlooks:
         self, lane: str, model: str, place: Place, able: list[TargetStatus], extra: LaneView | None = None
     ) -> Forecast | None:
         up = [status for status in able if status.state == "up"]
-        if any(held.get("pinned") and held.get("lane") == lane for status in up for held in status.resident):
+        if self._prospects.pinned(model, up):
             return None  # it has a slot of its own
         name, prospects = self._prospects.of(lane, model, up, extra)
         if not prospects:
@@ -205,13 +207,20 @@ class Outlooks:
         run = min((status.paces[lane][0] for status in up if lane in status.paces), default=self._waiting.run_seconds)
         return round((position - 1) * run / len(up), 1)
 
-    def _in_turn(self, position: int, lane: str, able: list[TargetStatus]) -> float | None:
-        """Where there is nothing to load: the runs before it, shared by the slots; and a load where nobody holds its lane."""
+    def _in_turn(self, place: Place, lane: str, model: str, able: list[TargetStatus]) -> float | None:
+        """Where there is nothing to swap: the runs before it, shared by the slots; and a load where nobody holds its lane.
+
+        A pinned model has slots of its own, for all its lanes: only its own runs are before it.
+        """
         up = [status for status in able if status.state == "up"]
         if not up:
             return None
         slots = sum(status.slots for status in up)
-        running = sum(len(status.running) for status in up)
+        runs = [str(entry.get("lane")).partition("?")[0] for status in up for entry in status.running]
+        position = place.position
+        if self._prospects.pinned(model, up):
+            position, runs = place.ahead + 1, [head for head in runs if head == lane.partition("?")[0]]
+        running = len(runs)
         waves = max(0, position + min(running, slots) - slots)
         held = any(entry.get("lane") == lane for status in up for entry in status.resident)
         serves = held or any(status.kind == OPENAI for status in up)

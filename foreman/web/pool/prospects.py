@@ -42,6 +42,8 @@ class _Desk:
     """Canonical name → digest, of what it has."""
     prospect: Prospect
     groups: dict[str, list[LaneFacts]] = field(default_factory=dict)
+    pinned: frozenset[str] = frozenset()
+    """Canonical names of the models that it serves beside its drain, whatever their options."""
 
     def name(self, lane: str, model: str) -> str:
         """One name for a lane, whether it is queued by its model's name or by its digest."""
@@ -134,6 +136,11 @@ class Prospects:
                 desk.prospect.lanes.put(self._view(desk.status, name, model, view))
         return name, [desk.prospect for desk in desks]
 
+    def pinned(self, model: str, able: Iterable[TargetStatus]) -> bool:
+        """Whether one of the targets serves a model beside its drain, because it is pinned there."""
+        names = {status.name for status in able}
+        return any(model in desk.pinned for desk in self._desks if desk.status.name in names)
+
     def load_known(self, lane: str, able: Iterable[TargetStatus]) -> bool:
         """Whether one of the targets has measured this lane's load."""
         return any(lane in status.loads for status in able)
@@ -152,8 +159,13 @@ class Prospects:
     def _desk(self, status: TargetStatus) -> _Desk:
         index = LaneIndex(self._policy)
         desk = _Desk(status, self._names(status), Prospect(_empty_view(status), index))
+        pins = {canonical(str(held.get("model"))) for held in status.resident if held.get("pinned")}
+        weights = {desk.digests.get(name) for name in pins} - {None, ""}
+        desk.pinned = frozenset(pins | {name for name, digest in desk.digests.items() if digest in weights})
         for facts in self._facts.values():
             if facts.model not in desk.digests or facts.head_target_only not in {None, status.name}:
+                continue
+            if facts.model in desk.pinned:
                 continue
             if self.paused(facts.lane):
                 continue

@@ -12,6 +12,7 @@ from foreman.core.jobs import State
 from foreman.web.pool import prospects
 from tests.web.calls.test_resume import order
 from tests.web.jobs.test_jobs import CHAT, show, submit
+from tests.web.puppet import tag
 
 LANE_M = lanes.lane_key("m", "d1" * 32, {})
 LANE_OTHER = lanes.lane_key("other", "d2" * 32, {})
@@ -66,8 +67,6 @@ async def test_what_began_since_the_target_was_looked_at_has_taken_its_slot(call
 
 async def test_another_lane_is_loaded_swaps_are_included(caller, worker, seen) -> None:
     tags = [("m", "d1" * 32), ("other", "d2" * 32)]
-    from tests.web.puppet import tag
-
     await worker.publish(
         "gpu1",
         tags=[tag(name, digest) for name, digest in tags],
@@ -137,6 +136,21 @@ async def test_a_pinned_lane_waits_for_no_swap(caller, worker, seen) -> None:
     position, eta, why = await seen(await submit(caller))
     assert (position, eta) == (1, 0.0)
     assert why == "a free slot on 'gpu1': 0 jobs ahead"
+
+
+async def test_a_pinned_model_with_other_options_waits_for_its_own_runs_and_a_load_only(caller, worker, seen) -> None:
+    tags = [tag("m", "d1" * 32), tag("other", "d2" * 32)]
+    drains = [held(LANE_M, "m") | {"pinned": True}, held(LANE_OTHER, "other")]
+    runs = [{"job_id": "x", "lane": LANE_OTHER}, {"job_id": "y", "lane": LANE_OTHER}]
+    facts = {"tags": tags, "resident": drains, "loads": {LANE_M: 9.0, LANE_OTHER: 4.0}, "running": runs}
+    await worker.publish("gpu1", **facts)
+    await submit(caller, model="other")
+    mine = await submit(caller, options={"num_ctx": 512})
+    assert (await seen(mine))[1] == 6.5, "the usual load, and nothing of the drain"
+    after = await submit(caller, model="other")
+    assert (await seen(after))[:2] == (2, 0.6 * 5.0 + 5.0), "it is not in the drain's way either"
+    await worker.publish("gpu1", **facts | {"running": [*runs, {"job_id": "z", "lane": LANE_M}]})
+    assert (await seen(mine))[1] == 6.5 + 5.0
 
 
 async def test_a_callers_deadline_is_judged_alike(caller, worker, gateway) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
-import uvloop
 
 from foreman.link.local import LocalLink
+from tests import loops
 from tests.link.fakes import GATEWAY, Channel, FakeDoor, linked
 
 # looptime asks for the thread's loop even around a test without one; unasked for, a loop nobody closes would be made.
@@ -16,18 +15,11 @@ asyncio.set_event_loop(None)
 
 
 def pytest_asyncio_loop_factories(config, item):
-    if item.get_closest_marker("looptime"):
-        return {"asyncio": asyncio.new_event_loop}  # the virtual clock patches this one
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return loops.both(item)
 
 
 def pytest_collection_modifyitems(items):
-    # uvloop warns from inside a handle's close; raised as an error there, the loop never ends, and a red test that left
-    # a socket open hangs the whole run. On asyncio the same leak is still an error.
-    here = str(Path(__file__).parent)
-    for item in items:
-        if str(item.path).startswith(here) and "uvloop" in item.name:
-            item.add_marker(pytest.mark.filterwarnings("default::ResourceWarning"))
+    loops.spare_uvloop(items, __file__)
 
 
 @pytest.fixture(params=["local", "tcp"])

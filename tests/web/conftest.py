@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
-import uvloop
 
 from foreman.link.local import LocalLink
 from foreman.settings import load
 from foreman.web.app import Gateway
 from foreman.web.calls import waiting
 from foreman.web.pool import inventory
+from tests import loops
 from tests.waiting import wait_until
 from tests.web.caller import Caller
 from tests.web.puppet import Puppet
@@ -21,18 +20,11 @@ __all__ = ["wait_until"]
 
 
 def pytest_asyncio_loop_factories(config, item):
-    """Whatever awaits a socket runs on asyncio and on uvloop; virtual time has one loop of its own."""
-    if item.get_closest_marker("looptime"):
-        return {"asyncio": asyncio.new_event_loop}
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return loops.both(item)
 
 
 def pytest_collection_modifyitems(items):
-    # uvloop warns from inside a handle's close, where an error would hang the loop; on asyncio it still is one.
-    here = str(Path(__file__).parent)
-    for item in items:
-        if str(item.path).startswith(here) and "uvloop" in item.name:
-            item.add_marker(pytest.mark.filterwarnings("default::ResourceWarning"))
+    loops.spare_uvloop(items, __file__)
 
 
 @pytest.fixture

@@ -234,6 +234,7 @@ class Keys:
     """The keys of one pool."""
 
     def __init__(self, pool: str) -> None:
+        self.pool = pool
         self.prefix = f"foreman:{pool}:"
 
     def of(self, template: Template, *parts: str) -> str:

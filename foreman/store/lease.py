@@ -1,6 +1,6 @@
-"""The thread that keeps a worker's lease: one renewal a second, whatever its event loop is busy with.
+"""The thread that keeps a worker's lease or a gateway's presence: a renewal a second, whatever its loop is busy with.
 
-The worker starts me after Queue.enroll; I renew on a connection of my own and say once when the lease was over, as after
+They start me after Queue.enroll or Queue.announce; I renew on a connection of my own and say once when it was over, as after
 a SIGSTOP. While the store is away I keep trying and judge nothing: no one else can take the worker's jobs then either.
 """
 
@@ -33,13 +33,13 @@ INTERVAL: Final = 1.0
 
 
 class LeaseKeeper:
-    """Renews one worker's lease from a thread of its own."""
+    """Renews one lease from a thread of its own."""
 
     def __init__(
         self,
         url: str,
         pool: str,
-        worker_id: str,
+        holder: str,
         on_lost: Callable[[], None],
         *,
         interval: float = INTERVAL,
@@ -50,7 +50,7 @@ class LeaseKeeper:
         Args:
             url: The store.
             pool: The pool's name.
-            worker_id: Whose lease.
+            holder: Whose lease: a worker's id or a gateway's.
             on_lost: Called once each time the lease turns out to be over: on the event loop that `start` was called
                 from, or on the keeper's thread where there was none.
             interval: Seconds between renewals.
@@ -58,13 +58,13 @@ class LeaseKeeper:
         """
         self._where = parse(url)
         self._prefix = Keys(pool).prefix
-        self._worker_id = worker_id
+        self._holder = holder
         self._on_lost = on_lost
         self._interval = interval
         self._lease = lease
         self._stopping = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name=f"lease-{worker_id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"lease-{holder}", daemon=True)
 
     def start(self) -> None:
         """Begin renewing."""
@@ -75,7 +75,7 @@ class LeaseKeeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop renewing; the lease itself ends by Queue.retire, or by itself. Returns within a second or so."""
+        """Stop renewing; the lease itself ends by Queue.retire or Queue.leave, or by itself. Returns within a second or so."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=self._interval + 3.0)
@@ -88,19 +88,19 @@ class LeaseKeeper:
                 renewed = self._renew(client)
             except (RedisError, OSError) as error:
                 if not away:
-                    log.warning("lease.unrenewed", worker=self._worker_id, error=str(error))
+                    log.warning("lease.unrenewed", holder=self._holder, error=str(error))
                 away = True
                 continue
             away = False
             if not renewed and not lost:
-                log.error("lease.lost", worker=self._worker_id)
+                log.error("lease.lost", holder=self._holder)
                 self._tell()
             lost = not renewed
         client.close()
 
     def _renew(self, client: Redis) -> bool:
         entry = script("renew")
-        arguments: tuple[Any, ...] = (1, self._prefix, self._worker_id, rows.ms(self._lease))
+        arguments: tuple[Any, ...] = (1, self._prefix, self._holder, rows.ms(self._lease))
         try:
             return bool(client.evalsha(entry.sha, *arguments))
         except NoScriptError:
@@ -112,7 +112,7 @@ class LeaseKeeper:
             return
         try:
             self._loop.call_soon_threadsafe(self._on_lost)
-        except RuntimeError:  # the loop is closed: its worker is gone, nobody is left to be told
+        except RuntimeError:  # the loop is closed: nobody is left to be told
             self._stopping.set()
 
 

@@ -113,7 +113,7 @@ class Roster:
         return bool(await self._script("forget", target))
 
     async def announce(self, gateway: GatewayPresence) -> None:
-        """Keep a gateway's presence for 4 s; call it each second."""
+        """Keep a gateway's presence for 4 s, and what it says of itself. store.lease renews it from a thread of its own."""
         said: tuple[Arg, ...] = (
             "link", gateway.link, "callers", gateway.callers, "since", gateway.since, "version", gateway.version,
         )  # fmt: skip

@@ -23,6 +23,7 @@ from foreman.link.address import LinkTLS
 from foreman.link.server import LinkServer
 from foreman.metrics import Own
 from foreman.store.errors import StoreUnavailableError
+from foreman.store.lease import LeaseKeeper
 from foreman.store.pulse import Pulse
 from foreman.store.records import GatewayPresence
 from foreman.tasks import Tasks
@@ -110,6 +111,7 @@ class Gateway:
         self._own = Own()
         self.calls.answered = self._own.answered
         self._pulse = Pulse(store.views, "gateway", lambda: self.id, self._own.heard)
+        self._keeper = LeaseKeeper(store.url, store.queue.keys.pool, gateway_id, self._lapsed) if store.url else None
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
 
@@ -122,6 +124,8 @@ class Gateway:
         with contextlib.suppress(StoreUnavailableError):
             await self._announce()
             await self.inventory.fresh()
+        if self._keeper is not None:
+            self._keeper.start()
         self._tasks.spawn(self._every(ANNOUNCE, self._announce), "announce")
         self._tasks.spawn(self._every(RECOVER, self._recover), "recover")
         self._tasks.spawn(self._notices(await self._store.inbox("gateway", self.id)), "notices")
@@ -152,6 +156,8 @@ class Gateway:
         if self._local is not None:
             self._local.unregister(self.id)
         await self._tasks.close()
+        if self._keeper is not None:
+            await asyncio.to_thread(self._keeper.stop)
         with contextlib.suppress(StoreUnavailableError):
             await self._store.queue.leave(self.id)
 
@@ -232,6 +238,10 @@ class Gateway:
             except Exception:  # a fault of ours costs this step, never all later ones
                 log.exception("gateway.step_failed")
             await asyncio.sleep(seconds)
+
+    def _lapsed(self) -> None:
+        """The presence was over, as after a SIGSTOP: the next announcement asks what became of the callers' jobs."""
+        self._announced_at = 0.0
 
     async def _announce(self) -> None:
         """Renew the presence; where it may have lapsed meanwhile, ask what became of the callers' jobs."""

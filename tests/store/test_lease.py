@@ -18,7 +18,7 @@ from foreman.store import keys as k
 from foreman.store.client import Store, connect, redis_client
 from foreman.store.embedded import EmbeddedServer
 from foreman.store.lease import LeaseKeeper
-from tests.store.ground import worker
+from tests.store.ground import gateway, worker
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -27,18 +27,22 @@ if TYPE_CHECKING:
 FAST = {"interval": 0.02}
 
 
-async def until(store: Store, url: str) -> float | None:
+async def until(store: Store, url: str, registry: k.Template = k.WORKERS, who: str = "wk-1") -> float | None:
     async with redis_client(url) as client:
-        return await client.zscore(store.queue.keys.of(k.WORKERS), "wk-1")
+        return await client.zscore(store.queue.keys.of(registry), who)
 
 
-async def test_it_renews_while_the_loop_is_busy(store: Store, valkey: str, pool: str) -> None:
+@pytest.mark.parametrize(("registry", "who"), [(k.WORKERS, "wk-1"), (k.GATEWAYS, "gw-1")])
+async def test_it_renews_while_the_loop_is_busy(
+    store: Store, valkey: str, pool: str, registry: k.Template, who: str
+) -> None:
     await store.queue.enroll(worker())
-    keeper = LeaseKeeper(valkey, pool, "wk-1", lambda: None, **FAST)
+    await store.queue.announce(gateway())
+    keeper = LeaseKeeper(valkey, pool, who, lambda: None, **FAST)
     keeper.start()
-    before = await until(store, valkey)
+    before = await until(store, valkey, registry, who)
     time.sleep(0.3)  # noqa: ASYNC251 - the loop is blocked on purpose
-    after = await until(store, valkey)
+    after = await until(store, valkey, registry, who)
     keeper.stop()
     assert before is not None
     assert after is not None

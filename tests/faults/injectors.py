@@ -16,9 +16,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
-from redis.exceptions import RedisError
 
-from tests.faults.topology import ANVIL
+from tests.faults.topology import ANVIL, AWAY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,7 +40,7 @@ async def until(what: Callable[[], Awaitable[Any]], timeout: float) -> Any:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             while True:
-                with contextlib.suppress(RedisError, OSError):
+                with contextlib.suppress(*AWAY):
                     if seen := await what():
                         return seen
                 await asyncio.sleep(0.02)
@@ -198,7 +197,7 @@ class Injectors:
             self.ledger.kills[worker] = at = time.time()
             await self.pool.end(life.seat, signal.SIGKILL)
             key = self.pool.key
-            with contextlib.suppress(RedisError, OSError):
+            with contextlib.suppress(*AWAY):
                 await self.pool.look.zrem(f"{key}workers", worker)
                 await self.pool.look.delete(f"{key}worker:{worker}", f"{key}worker:{worker}:jobs")
         self.ledger.blow("SIGKILL worker", life.seat, at)

@@ -12,9 +12,9 @@ import json
 from typing import TYPE_CHECKING
 
 import aiohttp
-from redis.exceptions import RedisError
 
 from tests.faults.judge import Promise
+from tests.faults.topology import AWAY
 from tests.recount import recount
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Numbers:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             while True:
                 for gateway in GATEWAYS:
-                    with contextlib.suppress(aiohttp.ClientError, RedisError, OSError, TimeoutError, ValueError):
+                    with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError, *AWAY):
                         await self._compare(session, gateway)
                 await asyncio.sleep(PAUSE)
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from foreman.store.embedded import find_binary
 from tests.faults.wires import Wire
@@ -36,6 +37,8 @@ WORKER_GRACE: Final = 0.5
 GATEWAY_GRACE: Final = 5.0
 """Seconds."""
 RESTART: Final = 0.2
+AWAY: Final = (RedisError, OSError, AttributeError)
+"""What redis-py says when the store goes; the last where it goes between two steps of one command of ours."""
 UP: Final = b"house.started"
 NAMES: Final = (b'"worker.started"', b'"worker.reenrolled"', b'"gateway.listening"')
 """Events of the log that tell a name."""

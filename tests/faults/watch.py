@@ -10,9 +10,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import RedisError
-
 from tests.faults.judge import TERMINAL, Judge, read_some
+from tests.faults.topology import AWAY
 
 if TYPE_CHECKING:
     from tests.faults.ledger import Ledger
@@ -46,7 +45,7 @@ class Watch:
             await asyncio.sleep(PAUSE)
             try:
                 found = await self._ended() + await self._orphans()
-            except (RedisError, OSError):
+            except AWAY:
                 self._alone.clear()  # nobody can bring anything back without the store
                 continue
             if time.time() - looked > PAUSE + LATE:

@@ -218,6 +218,16 @@ async def test_jobs_that_cannot_be_read_again(gateway, worker, dial):
     assert reply.status == 410
 
 
+async def test_a_key_whose_answer_was_dropped_early_says_so_and_runs_nothing(gateway, worker, dial):
+    job_id = await finished(gateway, worker, dial)
+    kept = worker.store.queue.keys.prefix + f"job:{job_id}:artifact:"
+    await worker.store.answers._connection.command("DEL", kept + "stream", kept + "completion")
+    reply = await (await dial(gateway)).post("/api/chat", CHAT, **KEY)
+    assert (reply.status, reply.header("X-Foreman-Job-Id")) == (410, job_id)
+    assert "another key" in reply.json()["error"]
+    assert (await worker.store.queue.counts()).queued == 0
+
+
 async def test_a_failed_job_says_why(gateway, worker, dial):
     caller = await dial(gateway)
     caller.ask("POST", "/api/chat", CHAT, **KEY)

@@ -146,6 +146,8 @@ def refusal(request: web.Request, failure: Failure) -> web.Response:
 def _foreign(request: web.Request, message: str) -> web.Response:
     """What a page or a Host that isn't ours gets: our words on our own paths, elsewhere an empty 403, as Ollama has it."""
     if not _is_own(request) or request.method == "OPTIONS":
+        said = {name.lower(): request.headers.get(name, "")[:_LOGGED] for name in (hdrs.HOST, hdrs.ORIGIN)}
+        log.info("request.foreign", why=message, path=request.rel_url.raw_path[:_LOGGED], **said)
         return empty(403)
     return refusal(request, Failure(Code.FORBIDDEN, message))
 

@@ -303,11 +303,13 @@ def test_hosts_of_this_machine_and_its_network(host, local):
     assert host_is_local(host) is local
 
 
-async def test_a_foreign_name_for_a_loopback_gateway_gets_an_empty_403(gateway, open_gateway, dial):
+async def test_a_foreign_name_for_a_loopback_gateway_gets_an_empty_403(gateway, open_gateway, dial, capsys):
     caller = await dial(gateway)
     caller.host = "rebound.evil.example"
     reply = await caller.get("/api/version")
     assert (reply.status, reply.body) == (403, b"")
+    told = capsys.readouterr().out
+    assert "rebound.evil.example" in told, "nobody finds out otherwise"
     behind_a_proxy = await dial(await open_gateway(origins="https://*.example.org"))
     behind_a_proxy.host = "chat.example.org:8443"
     assert (await behind_a_proxy.get("/api/version")).status == 200

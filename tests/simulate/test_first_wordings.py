@@ -112,16 +112,24 @@ def two_backlogs_and_a_newcomer():
     return made.run(), lambda run: past_due(run, "new")
 
 
-def a_fast_and_a_slow_load():
-    """Loads of 2 and 60 s, busy for half of the time, stays of one quantum: the mean wait."""
-    made = world(*poisson((2.0, 60.0), 0.5, seed=2), policy=Policy(stay_quanta=1), max_wait=SHORT, chooser=Drainer)
+def mean_wait(loads, busy, seed, quanta=4):
+    made = world(*poisson(loads, busy, seed), policy=Policy(stay_quanta=quanta), max_wait=SHORT, chooser=Drainer)
     return made.run(), lambda run: statistics.mean(waits(run))
+
+
+def a_fast_and_a_slow_load():
+    """Loads of 2 and 60 s, busy for half of the time, stays of one quantum."""
+    return mean_wait((2.0, 60.0), 0.5, seed=2, quanta=1)
+
+
+def a_fast_and_a_slow_load_and_much_to_do():
+    """Loads of 3 and 20 s, busy for 0.8 of the time, stays of one quantum."""
+    return mean_wait((3.0, 20.0), 0.8, seed=3, quanta=1)
 
 
 def busy_lanes():
-    """Two lanes, loads of 8 s, busy for 0.9 of the time: the mean wait."""
-    made = world(*poisson((8.0, 8.0), 0.9, seed=1), max_wait=SHORT, chooser=Drainer)
-    return made.run(), lambda run: statistics.mean(waits(run))
+    """Two lanes, loads of 8 s, busy for 0.9 of the time."""
+    return mean_wait((8.0, 8.0), 0.9, seed=1)
 
 
 def two_sequential_agents():
@@ -136,9 +144,13 @@ def two_sequential_agents():
 
 
 def slow_loads_and_strangers():
-    """Two lanes that take a minute to load, and calls that know nothing of one another: the mean wait."""
-    made = world(*poisson((60.0, 60.0), 0.4, seed=3), max_wait=SHORT, chooser=Drainer)
-    return made.run(), lambda run: statistics.mean(waits(run))
+    """Two lanes that take a minute to load, and calls that know nothing of one another."""
+    return mean_wait((60.0, 60.0), 0.4, seed=3)
+
+
+def a_fast_load_a_slow_one_and_strangers():
+    """The same with loads of 2 and 60 s."""
+    return mean_wait((2.0, 60.0), 0.4, seed=2)
 
 
 def hopeless_deadlines():
@@ -183,7 +195,12 @@ def linger_no_longer_than_anothers_due(patch):
 
 
 def linger_a_share_of_the_load(patch):
-    patch.setattr(scheduler, "linger", lambda *_: 0.5 * 60.0)
+    def lingers_until(board, resident, challenger):
+        span = fairness.quantum(resident.load_seconds, challenger.load_seconds, board.policy)
+        share = -math.inf if resident.idle_since is None else resident.idle_since + 0.5 * resident.load_seconds
+        return min(share, max(resident.loaded_at + span, board.first_turn))
+
+    patch.setattr(scheduler._Board, "lingers_until", lingers_until)
 
 
 def due_before_it_came(patch):
@@ -196,9 +213,11 @@ TABLE = [
     (highest_class_first, two_agents_and_a_low_job, 20, 1000),
     (overdue_by_due, two_backlogs_and_a_newcomer, 2 * (8 + STAY + 4) + 8, 3000),
     (own_load_quantum, a_fast_and_a_slow_load, 60, 80),
+    (own_load_quantum, a_fast_and_a_slow_load_and_much_to_do, 80, 400),
     (one_quantum, busy_lanes, 130, 400),
     (linger_no_longer_than_anothers_due, two_sequential_agents, 20, 40),
     (linger_a_share_of_the_load, slow_loads_and_strangers, 90, 100),
+    (linger_a_share_of_the_load, a_fast_load_a_slow_one_and_strangers, 48, 55),
     (due_before_it_came, hopeless_deadlines, 30, 1000),
 ]
 BREAKS_A_BOUND = {highest_class_first, overdue_by_due, own_load_quantum, due_before_it_came}

@@ -52,7 +52,7 @@ export const overview = {
 function learn(seen) {
 	const running = seen.targets.flatMap((target) => target.running);
 	models = {};
-	for (const it of [...seen.targets.flatMap((target) => target.resident), ...running, ...seen.lanes]) if (it.model) models[it.lane] = it.model;
+	for (const it of [...seen.targets.flatMap((target) => target.resident), ...running, ...seen.lanes]) if (it.model) models[it.lane] = it.model.replace(/:latest$/, ""); // one name, however callers spell it
 	for (const id of speeds.keys()) if (!running.some((job) => job.job_id === id)) speeds.delete(id);
 	for (const { job_id: id, tokens_per_second: speed } of running) if (speed) speeds.set(id, [...(speeds.get(id) ?? []), speed].slice(-POINTS));
 }
@@ -150,7 +150,7 @@ function row(it) {
 	const options = key.split("?")[1];
 	const cell = (value, n) => h("td", { class: "n", "data-n": n }, value);
 	return h("tr", { key: `${it.slot} ${it.lane}` },
-		h("th", { scope: "row", class: colour(it.lane) }, h("i"), name(it.model, { title: `${it.model}\n${it.lane}` }), h("small", {}, options && ` ${options}`, it.slot !== "drain" && ` ${it.slot}`)),
+		h("th", { scope: "row", class: colour(it.lane) }, h("i"), name(models[key] ?? it.model, { title: `${it.model}\n${it.lane}` }), h("small", {}, options && ` ${options}`, it.slot !== "drain" && ` ${it.slot}`)),
 		cell(count(it.depth), "depth"), cell(it.depth ? waits(it) : "–"), cell(count(it.running), "running"), cell(span(it.eta_seconds)), cell(pair(recent?.ttft_ms)), cell(pair(recent?.tpot_ms)),
 		cell(recent?.failed ? h("a", { class: "bad", href: `/ui/jobs?state=failed&model=${encodeURIComponent(it.model)}` }, count(recent.failed)) : count(recent?.failed)),
 		h("td", {}, recent?.callers.length ? recent.callers.map((one) => [name(one), " "]) : "–"),

@@ -70,7 +70,7 @@ def overview(
         ),
         section("Targets", _targets(state["targets"], _models(state))),
         section("Swaps", _ledger(state["ledger"])),
-        section("Lanes", _lanes(state["lanes"])),
+        section("Lanes", _lanes(state["lanes"], _models(state))),
         section("Running", _running(running)),
         section("Waiting", _waiting(waiting, jobs["queued"])),
         section("Last failures", _failures(failures)),
@@ -92,7 +92,9 @@ def health(reasons: Sequence[str]) -> Markup:
 def _models(state: dict[str, Any]) -> dict[str, str]:
     """Lane → the model's name, which says more to a reader than a digest."""
     held = [held for target in state["targets"] for held in (*target["resident"], *target["running"])]
-    return {entry["lane"]: entry["model"] for entry in (*held, *state["lanes"]) if entry["model"]}
+    return {
+        entry["lane"]: entry["model"].removesuffix(":latest") for entry in (*held, *state["lanes"]) if entry["model"]
+    }
 
 
 def _targets(targets: Iterable[dict[str, Any]], models: dict[str, str]) -> Markup:
@@ -108,7 +110,7 @@ def _targets(targets: Iterable[dict[str, Any]], models: dict[str, str]) -> Marku
         (
             markup.name(target["name"]),
             join(markup.state(target["state"]), f": {target['error']}" if target["error"] else None),
-            join(*(markup.name(str(held["model"] or held["lane"])) for held in target["resident"])) or None,
+            join(*(markup.name(models.get(held["lane"], str(held["lane"]))) for held in target["resident"])) or None,
             markup.name(models.get(target["loading"], target["loading"])),
             len(target["running"]),
             next_lane(target),
@@ -127,10 +129,10 @@ def _ledger(ledger: dict[str, Any]) -> Markup:
     return markup.facts([*counts, *((title, span(ledger[key])) for title, key in spent)])
 
 
-def _lanes(lanes: Sequence[dict[str, Any]]) -> Markup:
+def _lanes(lanes: Sequence[dict[str, Any]], models: dict[str, str]) -> Markup:
     rows = (
         (
-            markup.name(lane["model"]),
+            markup.name(models.get(lane["lane"])),
             markup.name(lane["lane"]),
             lane["slot"],
             f"{lane['depth']:,}",

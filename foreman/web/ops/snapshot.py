@@ -85,7 +85,7 @@ class Snapshots:
     async def calm(self) -> dict[str, Any] | None:
         """The last whole look, with what jobs have got done since; None where more may have changed.
 
-        The counts of jobs and the inventories tell, at a fifth of the price: who looks so looks at all now and then.
+        The counts of jobs and the inventories tell, at two thirds of the price: who looks so looks at all now and then.
         """
         if self._whole is None:
             return None

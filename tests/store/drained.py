@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from foreman.store.records import Survey
 
-LOAD: Final = 1.0
-"""Seconds of every load."""
+LOAD: Final = 10.0
+"""Seconds of every load: so long that what a busy machine takes for a step decides nothing."""
 SLOTS: Final = 2
 POLICY: Final = Policy(swap_budget=0.2)
-QUANTUM: Final = 4.0
+QUANTUM: Final = 40.0
 """(1/budget - 1) loads, as docs/adr/0009 has it: a lane that was cut has its turn no sooner again, and none is cut sooner."""
-STAY: Final = 16.0
+STAY: Final = 160.0
 """Four of them: what a lane keeps its place at most once another's turn has come."""
 
 

@@ -121,7 +121,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(
         lane=st.sampled_from(LANES), priority=st.sampled_from(Priority), sync=st.booleans(),
-        wait=st.sampled_from([0.0, 5.0, 60.0]), deadline=st.sampled_from([None, 3600.0]), tonight=rarely,
+        wait=st.sampled_from([0.0, 50.0, 600.0]), deadline=st.sampled_from([None, 3600.0]), tonight=rarely,
         key=st.sampled_from([None, None, "a", "b"]), body=st.sampled_from(["1", "2"]), url=st.sampled_from(URLS),
     )  # fmt: skip
     def submit(
@@ -225,7 +225,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.held[claimed.job.id] = claimed.job.epoch
 
     @precondition(lambda self: self.own)
-    @rule(passed=st.sampled_from([0.0, 0.0, 3.0, 20.0, 70.0]))
+    @rule(passed=st.sampled_from([0.0, 0.0, 30.0, 200.0, 700.0]))
     def dispatch(self, passed: float) -> None:
         """What the scheduler makes of what the store tells it, and the claim or the load that follows."""
         self.ahead += passed

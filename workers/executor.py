@@ -147,6 +147,7 @@ class Run:
             await self._settle(await self._end)
         finally:
             self.drop()
+            self._call, self._outlet, self._keeping = None, _NOBODY, _NOBODY  # they hold me: a request may be megabytes
             if deadline is not None:
                 deadline.cancel()
 
@@ -392,4 +393,5 @@ class Run:
         return self.times.timings(queued, time.monotonic(), tokens if streamed else 0)
 
 
+_NOBODY: Final = Keeping("", 0, lambda _: None)
 _EVENTS: Final = {State.DONE: "job.done", State.FAILED: "job.failed", State.CANCELLED: "job.cancelled"}

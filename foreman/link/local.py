@@ -122,3 +122,4 @@ class _LocalBack:
 
     def over(self) -> None:
         self._siblings.discard(self._outlet)
+        del self._outlet  # which holds the run that holds me

@@ -72,6 +72,10 @@ class AnswerParser:
         """Whether the head is there and only the connection's end can end the body."""
         return self._told and not self._framed
 
+    def release(self) -> None:
+        """Let go of everybody it calls, and who calls it: nothing more is fed."""
+        del self._parser, self._tell_head, self._tell_body
+
     def feed(self, data: bytes) -> bool:
         """Parse; True when the answer is complete.
 

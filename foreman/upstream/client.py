@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import structlog
 
 import foreman
+from foreman.hosts import Hosts
 from foreman.tasks import Tasks
 from foreman.upstream.answer import AnswerParser, Garbage
 from foreman.upstream.faults import Fault, Kind
@@ -102,6 +103,7 @@ class Client:
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/")
         self._connect_timeout = connect_timeout
+        self._hosts = Hosts()
         self._tasks = Tasks(f"upstream[{self._host}:{self._port}]")
         fixed = [
             f"Host: {parts.netloc.rpartition('@')[2]}",
@@ -160,6 +162,7 @@ class Client:
             raise Fault(Kind.STALLED, f"no whole answer to {method} {path} within {timeout:g} s") from None
         finally:
             call.close()
+            collector.call = None  # they hold each other
 
     async def close(self) -> None:
         """Give up connections that are still being made, and idle ones; calls under way are their owners'."""
@@ -199,10 +202,9 @@ class Client:
             self._idle.remove(idle)
 
     async def _connect(self, call: Call) -> None:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                await loop.create_connection(lambda: call, self._host, self._port, ssl=self._tls)
+                await self._hosts.connect(lambda: call, self._host, self._port, self._tls)
         except TimeoutError:
             call.fail(Fault(Kind.REFUSED, f"{self.url} did not take a connection within {self._connect_timeout:g} s"))
         except OSError as error:  # refused, no route, unknown name, bad certificate
@@ -334,6 +336,7 @@ class Call(asyncio.Protocol):
             self._transport = self.connecting = None  # a connect task that has not noticed yet is not to be cancelled
             self.leave(transport)
         self.close()
+        self._parser.release()
         self._receiver.end()
 
     def _head(self, status: int, headers: Headers) -> None:

@@ -1,6 +1,7 @@
 """One job through a worker to a fake model server and back: what the caller gets and what the store says."""
 
 import asyncio
+import gc
 import json
 
 import pytest
@@ -8,7 +9,9 @@ from aiohttp import web
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import State
+from foreman.upstream.client import Call
 from tests.workers.conftest import wait_until
+from workers.executor import Run
 
 
 async def test_a_stream_comes_back_live_and_whole(ollama, floor):
@@ -30,6 +33,18 @@ async def test_a_stream_comes_back_live_and_whole(ollama, floor):
     assert (job.state, job.attempt, job.target) == (State.DONE, 1, "gpu")
     assert job.usage["completion_tokens"] == 4
     assert job.timings.keys() == {"queued_ms", "loading_ms", "ttft_ms", "tpot_ms", "total_ms"}
+
+
+async def test_nothing_of_an_ended_run_waits_for_the_garbage_collector(ollama, floor):
+    fake = await ollama(["a"])
+    here = await floor(gpu=fake)
+    gc.collect()  # of other tests
+    gc.disable()
+    try:
+        await here.final(await (await here.submit("a")).ended())
+        await wait_until(lambda: not any(isinstance(one, Run | Call) for one in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 async def test_a_refused_request_passes_as_it_is_and_fails_the_job(ollama, floor):

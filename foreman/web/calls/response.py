@@ -213,8 +213,9 @@ class Wire:
             transport.abort()
 
     def close(self) -> None:
-        """The handler is done with me: nobody is behind any more."""
+        """The handler is done with me: nobody is behind any more, and nobody is told."""
         self._pending.clear()
+        self.on_taken = self.on_change = self.on_slow = self.on_fit = _nothing
         if self._spool is not None:
             self._lags = False
             self._spool.clear()

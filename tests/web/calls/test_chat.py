@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 
 import pytest
@@ -11,8 +10,6 @@ import pytest
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, Slot, State
 from foreman.link.channel import Framing, Head
-from foreman.web.calls.relay import Relay
-from foreman.web.calls.response import Wire
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON, NDJSON, SSE
 
@@ -52,18 +49,6 @@ async def test_units_of_one_turn_stay_chunks_of_their_own(gateway, worker, dial)
     caller.ask("POST", "/api/chat", CHAT)
     await (await worker.claim()).done(*LINES)
     assert (await caller.reply()).chunks == list(LINES)
-
-
-async def test_nothing_of_an_answered_call_waits_for_the_garbage_collector(gateway, worker, dial):
-    gc.disable()
-    try:
-        caller = await dial(gateway)
-        caller.ask("POST", "/api/chat", CHAT)
-        await (await worker.claim()).done(*LINES)
-        await caller.reply()
-        await wait_until(lambda: not any(isinstance(one, Relay | Wire) for one in gc.get_objects()))
-    finally:
-        gc.enable()
 
 
 async def test_what_a_job_is_told_of_its_request(gateway, worker, dial):

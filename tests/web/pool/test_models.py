@@ -121,6 +121,14 @@ async def test_an_unload_goes_to_the_target_that_holds_the_model(gateway, worker
     assert (await caller.reply()).complete
 
 
+async def test_a_cloud_model_runs_beside_the_drain(gateway, worker, dial):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT | {"model": "gpt-oss:120b-cloud"})
+    run = await worker.claim(Slot.SIDE)
+    await run.done(*LINES)
+    assert (await caller.reply()).complete
+
+
 async def test_a_target_can_be_picked(gateway, worker, dial):
     await worker.publish("gpu2", "m:latest")
     await wait_until(lambda: len(gateway.inventory.targets) == 2)

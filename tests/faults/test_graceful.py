@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import sys
 import time
 from collections import Counter
 
@@ -87,6 +88,6 @@ async def test_every_role_is_restarted_under_load(tmp_path, capsys):
         assert pool.strays == []
     with capsys.disabled():
         took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in left.items())
-        print(f"\nSIGTERM to exit: {took}\ncalls: {dict(outcomes)}")
+        print(f"\nSIGTERM to exit: {took}\ncalls: {dict(outcomes)}", file=sys.stderr)
     assert not wrong, "\n".join(wrong[:10])
     assert outcomes["whole"] > 50

@@ -14,9 +14,11 @@ import pytest
 async def test_the_promises_hold_under_fire(capsys):
     arguments = ["--quick"] if os.environ.get("QUICK") else []
     with capsys.disabled():
-        print(flush=True)
+        print(file=sys.stderr, flush=True)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, str(Path(__file__).with_name("run.py")), *arguments, cwd=Path(__file__).parents[2]
+            *(sys.executable, "-u", str(Path(__file__).with_name("run.py")), *arguments),
+            stdout=sys.stderr.fileno(),  # where tests run side by side, the first stream is none to be seen
+            cwd=Path(__file__).parents[2],
         )
         code = await process.wait()
     assert code == 0, "a promise was broken: see the table"

@@ -372,11 +372,12 @@ class Topology:
         with (self.folder / "store.log").open("ab") as log:
             self._store = subprocess.Popen(
                 [str(find_binary()), "--port", str(self._store_port), "--bind", "127.0.0.1", "--dir", str(data),
-                 "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"],
+                 "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction",
+                 "--auto-aof-rewrite-min-size", "8mb"],
                 stdout=log, stderr=log,
             )  # fmt: skip
 
-    async def store_answers(self, timeout: float = 20) -> None:
+    async def store_answers(self, timeout: float = 60) -> None:
         """Until it answers us."""
         async with asyncio.timeout(timeout):
             while True:

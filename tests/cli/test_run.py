@@ -74,8 +74,9 @@ async def test_which_model_one_can_chat_with():
         await chat_model(nobody(), None)
 
 
-async def test_the_demo_shows_traffic_and_keeps_nothing(tmp_path: Path):
-    before = set(Path(tempfile.gettempdir()).glob("foreman-demo-*"))
+async def test_the_demo_shows_traffic_and_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    temporary = tempfile.mkdtemp()  # not below tmp_path: a socket's path is short
+    monkeypatch.setenv("TMPDIR", temporary)
     async with started(tmp_path, "demo", ADDR="127.0.0.1:0") as foreman:
         url = (await foreman.line("listens on")).split()[-1]
         assert (await foreman.line("  chat ")).endswith("'Why is the sky blue?'")
@@ -85,7 +86,7 @@ async def test_the_demo_shows_traffic_and_keeps_nothing(tmp_path: Path):
         assert names >= {"llama3.2:latest", "qwen3:8b", "gemma3:4b"}
         foreman.process.send_signal(signal.SIGTERM)
         assert await foreman.end() == 0, foreman.everything
-    assert set(Path(tempfile.gettempdir()).glob("foreman-demo-*")) == before
+    Path(temporary).rmdir()  # it is empty again
     assert not (tmp_path / "xdg").exists()
 
 

@@ -248,7 +248,7 @@ def _room(store: Mapping[str, Any]) -> str | None:
     used, limit = store.get("used_bytes"), store.get("limit_bytes")
     if used is None:
         return None
-    return f"{used / (1 << 20):,.1f} MiB" + ("" if limit is None else f" of {limit / (1 << 20):,.0f}")
+    return f"{used / (1 << 20):,.1f}" + ("" if limit is None else f" of {limit / (1 << 20):,.0f}") + " MiB"
 
 
 def _workers(workers: Iterable[dict[str, Any]]) -> Markup:

@@ -187,11 +187,17 @@ local function job_keys(id)
 end
 
 -- An ended job with open deliveries stays, whatever becomes of its receiver and of us: no TTL until the last one ends,
--- then until `ends` (ms).
+-- then until `ends` (ms). Its Idempotency-Key gets a far one: an older version that ends the last delivery leaves it alone.
 local function stay_while_told(id, ends)
   if redis.call('ZCARD', k_outbox(id)) == 0 then return end
   redis.call('HSET', k_job(id), 'kept_until', ends)
-  for _, key in ipairs(job_keys(id)) do redis.call('PERSIST', key) end
+  for _, key in ipairs(job_keys(id)) do
+    if string.find(key, k_idempotency(''), 1, true) == 1 then
+      redis.call('PEXPIREAT', key, ends + LOG_MS)
+    else
+      redis.call('PERSIST', key)
+    end
+  end
 end
 
 local function go_when_told(id)

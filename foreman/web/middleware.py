@@ -16,9 +16,9 @@ from aiohttp import HttpVersion11, hdrs, web
 from foreman.core.errors import Code, Failure
 from foreman.protocols import words
 from foreman.web import auth
-from foreman.web.calls.response import Sent
 from foreman.web.cors import Origins, host_is_local, host_name, same_origin
 from foreman.web.dialect import Dialect
+from foreman.web.sent import Sent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -21,11 +21,12 @@ from foreman.web.calls import wishes
 from foreman.web.calls.manner import Manner
 from foreman.web.calls.relay import Phase, Relay
 from foreman.web.calls.replayed import Replayed
-from foreman.web.calls.response import Sent, Wire
+from foreman.web.calls.response import Wire
 from foreman.web.calls.spool import Spools
 from foreman.web.calls.waiting import Call, ended_as
 from foreman.web.dialect import Dialect
 from foreman.web.middleware import CALLER, CORS_HEADERS
+from foreman.web.sent import Sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

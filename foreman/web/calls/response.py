@@ -64,25 +64,6 @@ class Outgoing(Protocol):
         """Cut the connection."""
 
 
-class Sent(web.StreamResponse):
-    """What a handler returns when its answer is already on the wire."""
-
-    def __init__(self, status: int, *, keep_alive: bool) -> None:
-        super().__init__(status=status)
-        self._persist = keep_alive
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the connection may carry another request."""
-        return self._persist
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing: the head has been written."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing: the end has been written."""
-
-
 def head_bytes(status: int, headers: Iterable[tuple[str, str]], *, version: tuple[int, int] = (1, 1)) -> bytes:
     """A status line and headers as bytes. A header that carries a control character is left out, never passed on."""
     try:

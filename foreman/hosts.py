@@ -1,23 +1,27 @@
-"""Addresses of host names that strangers chose: a name server that says nothing holds up its own domain, and nobody else.
+"""Addresses of host names: a name server that says nothing holds up its own domain, and nobody else.
 
-The gateway asks me for a webhook's receiver as a job comes in, the background worker before each attempt. The event loop's own
-look-ups share a handful of threads (uvloop: two) with those of the store and the targets, so a few names of a silent server
-would stop them all. I ask in daemon threads, a bounded number in all and of one domain; the end of a process waits for none.
+The gateway asks me for a webhook's receiver as a job comes in, the background worker before each attempt, the worker for its
+targets. The event loop's own look-ups share a handful of threads (uvloop: two), so a few names of a silent server would stop
+them all. I ask in daemon threads, a bounded number in all and of one domain; the end of a process waits for none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 AT_ONCE: Final = 64
 """Look-ups under way, in all."""
@@ -64,6 +68,29 @@ class Hosts:
             look_up.waiting -= 1
             if not look_up.waiting and not look_up.asked:
                 del self._open[host]
+
+    async def connect(self, factory: Callable[[], P], host: str, port: int, tls: ssl.SSLContext | None = None) -> P:
+        """A connection to the first address of `host` that takes one, and its protocol.
+
+        Raises OSError: there is no such name, or what the last address said.
+        """
+        loop = asyncio.get_running_loop()
+        last = OSError(f"{host} has no address")
+        for address in await self._addresses(host):
+            try:
+                name = host if tls else None
+                return (await loop.create_connection(factory, address, port, ssl=tls, server_hostname=name))[1]
+            except OSError as error:
+                last = error
+        raise last
+
+    async def _addresses(self, host: str) -> Sequence[str]:
+        with contextlib.suppress(ValueError):
+            return [str(ipaddress.ip_address(host))]
+        try:
+            return [str(where[0]) for *_, where in await self.look_up(host)]
+        except UnicodeError as error:
+            raise OSError(f"{host} is no host name") from error
 
     def _ask_next(self) -> None:
         for host, look_up in self._open.items():

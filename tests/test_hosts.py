@@ -82,6 +82,25 @@ async def test_no_such_name(server):
     assert server.asked["nowhere.example"] == 2
 
 
+async def test_the_first_address_that_takes_a_connection(server):
+    def two(host, port, **_kwargs):
+        return [*server("first", port), *server("second", port)][::-1] if host == "two.test" else server(host, port)
+
+    hosts = Hosts(
+        lambda *args, **kwargs: [(*one[:4], (f"127.0.0.{2 - at}", 0)) for at, one in enumerate(two(*args, **kwargs))]
+    )
+    async with Receivers() as receivers:
+        protocol = await hosts.connect(asyncio.Protocol, "two.test", receivers.port)
+        assert isinstance(protocol, asyncio.Protocol)
+        await until(lambda: receivers.connections == 1)
+        with pytest.raises(ConnectionRefusedError):
+            await hosts.connect(asyncio.Protocol, "one.test", receivers.port)
+        await hosts.connect(asyncio.Protocol, "127.0.0.1", receivers.port)
+    with pytest.raises(OSError, match="no such name"):
+        await hosts.connect(asyncio.Protocol, "nowhere.example", 80)
+    assert not server.asked["127.0.0.1"]
+
+
 async def test_webhooks_go_out_while_names_hang(server, monkeypatch):
     monkeypatch.setattr(post, "Hosts", lambda: Hosts(server))
     async with Receivers() as receivers, asyncio.TaskGroup() as group:

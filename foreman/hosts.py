@@ -75,14 +75,15 @@ class Hosts:
         Raises OSError: there is no such name, or what the last address said.
         """
         loop = asyncio.get_running_loop()
-        last = OSError(f"{host} has no address")
-        for address in await self._addresses(host):
+        name = host if tls else None
+        addresses = await self._addresses(host)
+        for number, address in enumerate(addresses, 1):
             try:
-                name = host if tls else None
                 return (await loop.create_connection(factory, address, port, ssl=tls, server_hostname=name))[1]
-            except OSError as error:
-                last = error
-        raise last
+            except OSError:
+                if number == len(addresses):
+                    raise
+        raise OSError(f"{host} has no address")
 
     async def _addresses(self, host: str) -> Sequence[str]:
         with contextlib.suppress(ValueError):

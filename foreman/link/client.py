@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from foreman.core.errors import Code
+from foreman.hosts import Hosts
 from foreman.link import address
 from foreman.link.channel import NoLinkError
 from foreman.link.outlet import Metered
@@ -69,6 +70,7 @@ class LinkClient:
         self._secret = secret
         self._ssl = tls.client() if tls is not None else None
         self._pace = pace or Pace()
+        self._hosts = Hosts()
         self._gateways: dict[str, _Gateway] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._tasks = Tasks("link")
@@ -198,10 +200,9 @@ class LinkClient:
     async def _dial(self, gateway: _Gateway) -> WorkerWire:
         """A connection whose hello is over. Raises OSError, TimeoutError, HelloError."""
         host, port = address.parse(gateway.address)
-        loop = asyncio.get_running_loop()
         hello = WorkerHello(self._secret, self._worker, gateway.id, secrets.token_bytes(NONCE_SIZE))
         async with asyncio.timeout(self._pace.dial):
-            _, wire = await loop.create_connection(lambda: WorkerWire(hello, self._pace), host, port, ssl=self._ssl)
+            wire = await self._hosts.connect(lambda: WorkerWire(hello, self._pace), host, port, self._ssl)
             try:
                 await wire.ready
             except BaseException:

@@ -33,8 +33,15 @@ LONG = ("attack/", "cli/", "client", "demo/", "proxies/", "simulate/", "test_", 
 """Below tests/: what starts programs or counts long. A worker of xdist gets these files first, so that none is the last."""
 
 
+OLD = sys.version_info < (3, 11, 5)
+"""Of asyncio's cancelled waits these leave rings behind: connections are closed when the garbage collector comes by."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # xdist's own: files with many tests first, and those are the quick ones
+    if OLD:
+        told = "ignore:Exception ignored in. <(function (AbstractConnection|_SelectorTransport).__del__|socket.socket)"
+        config.addinivalue_line("filterwarnings", told + ":pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.hookimpl(trylast=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 
@@ -161,20 +162,25 @@ async def test_tokens_alone_are_news_but_no_hurry(gateway, worker, listen, dial)
 
 async def test_while_it_is_calm_no_look_is_whole(gateway, worker, listen, dial, store, monkeypatch) -> None:
     listener, caller = await listen(), await dial(gateway)
-    whole: list[int] = []
-    real = type(gateway.feed._snapshots).state
-    monkeypatch.setattr(type(gateway.feed._snapshots), "state", lambda self: (whole.append(1), real(self))[1])
+    await listener.event()
+    snapshots, looks = type(gateway.feed._snapshots), list[str]()
+    whole, calm = snapshots.state, snapshots.calm
+
+    async def calmly(self) -> dict | None:
+        seen = await calm(self)
+        looks.append("calm" if seen else "not calm")
+        return seen
+
+    monkeypatch.setattr(snapshots, "state", lambda self: (looks.append("whole"), whole(self))[1])
+    monkeypatch.setattr(snapshots, "calm", calmly)
     monkeypatch.setattr(feed, "WHOLE", 1e9)
-    for _ in range(20):
-        del whole[:]
-        await listener.event()
-        if not whole:
-            break
-    assert not whole, "nothing changes"
+    monkeypatch.setattr(feed, "EVERY", 0.05)
+    monkeypatch.setattr(feed, "CALM", 0.06)
+    await wait_until(lambda: looks[-3:] == ["calm"] * 3)
     await caller.post("/jobs", JOB)
     await listener.until(lambda state: state["jobs"]["queued"] == 1)
-    for _ in range(3):
-        await listener.event()
+    assert ("not calm", "whole") in itertools.pairwise(looks)
+    await wait_until(lambda: looks[-2:] == ["calm"] * 2)
     lane = listener.state["lanes"][0]["lane"]
     await store.operators.pause(Kind.LANE, lane, "operator")
     monkeypatch.setattr(feed, "WHOLE", 0.0)

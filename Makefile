@@ -14,7 +14,7 @@ JOBS ?= 4
 export VENV
 export FOREMAN_TEST_NODE_MODULES ?= $(CURDIR)/.cache/node/node_modules
 
-# QUICK=1 leaves out the tests marked slow, and runs the others side by side: they wait more than they work. Whole, the
+# QUICK=1 leaves out the tests marked slow and a story that `make test` tells, and runs the others side by side: they wait more than they work. Whole, the
 # fault run has the machine for itself: it measures how long things take.
 QUICK_ARGS := $(if $(QUICK),-m "not slow" -n 3 --dist loadfile --no-loadscope-reorder,)
 
@@ -38,7 +38,7 @@ test: setup
 	$(BIN)/python -m pytest tests --ignore=tests/faults -n $(JOBS) --dist loadfile $(ARGS)
 
 faults: setup
-	$(BIN)/python -m pytest $(wildcard tests/faults) tests/walkthrough/test_kill.py $(QUICK_ARGS) $(ARGS)
+	$(BIN)/python -m pytest $(wildcard tests/faults) $(if $(QUICK),,tests/walkthrough/test_kill.py) $(QUICK_ARGS) $(ARGS)
 
 bench: setup
 	$(BIN)/python tests/bench/run.py $(ARGS)

@@ -101,6 +101,7 @@ class Judge:
         self.jobs = jobs
         self._given_up: dict[int, list[Kept]] = defaultdict(list)
         """Jobs that ended because their caller had enough, by the second of it and those around."""
+        self._keyed = {job.row["idempotency_key"]: job for job in jobs.values() if "idempotency_key" in job.row}
         for job in jobs.values():
             if job.code == "caller_gone":
                 second = int(job.row["finished_at"]) // 1000
@@ -308,11 +309,12 @@ class Judge:
 
     def _waited(self, one: Try) -> bool:
         """Whether its job was still waiting or at work when the caller gave up: then the pool was starved, not deaf."""
-        job = self.jobs.get(one.job_id)
-        near = [job] if job is not None else self._given_up.get(int(one.ended), [])
+        job = self.jobs.get(one.job_id) or (self._keyed.get(f"call-{one.call}") if one.keyed else None)
+        if job is not None:
+            return int(job.row.get("finished_at", "0")) / 1000 > one.ended - 5
         return any(
-            abs(int(found.row.get("finished_at", "0")) / 1000 - one.ended) < 5 and found.code == "caller_gone"
-            for found in near
+            abs(int(found.row.get("finished_at", "0")) / 1000 - one.ended) < 5
+            for found in self._given_up.get(int(one.ended), [])
         )
 
     def _fair(self, one: Try) -> bool:

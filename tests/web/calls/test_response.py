@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -156,6 +157,14 @@ async def test_an_abort_drops_what_is_pending():
     assert c.transport.aborted
     assert c.transport.writes == []
     assert c.wire.flushed
+
+
+async def test_a_wire_that_is_done_with_holds_nobody_it_told():
+    c = Case()
+    held, wire = weakref.ref(c), c.wire
+    wire.close()
+    del c
+    assert held() is None
 
 
 async def test_aiohttp_knows_that_an_answer_is_under_way():

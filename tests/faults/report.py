@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -53,13 +54,14 @@ def table(ledger: Ledger, promises: list[Promise], naps: list[tuple[float, float
 
 
 def into(page: Path, script: str, text: str) -> None:
-    """The text into the page, between the script's two marks there, with the commit and the date."""
+    """The text into the page, between the script's two marks there, with the commit, the date and what was called."""
     here = Path(__file__).parents[2]
     said = subprocess.run(
         ["git", "-C", str(here), "log", "-1", "--format=%h"], capture_output=True, text=True, check=False
     )
     commit = said.stdout.strip() or "?"
-    made = f"Commit {commit}, {time.strftime('%Y-%m-%d', time.gmtime())}.\n\n```\n{text.strip()}\n```"
+    called = " ".join([script, *sys.argv[1:]])
+    made = f"Commit {commit}, {time.strftime('%Y-%m-%d', time.gmtime())}, `{called}`:\n\n```\n{text.strip()}\n```"
     begin, end = f"<!-- made by {script} --write -->\n", "<!-- end -->"
     head, mark, rest = page.read_text().partition(begin)
     if not mark:

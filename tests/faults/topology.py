@@ -194,7 +194,8 @@ class Topology:
                 with contextlib.suppress(ProcessLookupError):
                     seat.life.process.send_signal(signal.SIGCONT)
                     seat.life.process.kill()
-                await seat.life.process.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(seat.life.process.wait(), 10)
         await self.look.aclose()
         if self._store is not None:
             self._store.kill()

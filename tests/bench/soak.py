@@ -106,6 +106,8 @@ class Seen:
     before: tuple[int, int] = (0, 0)
     after: tuple[int, int] = (0, 0)
     """TCP sockets, tasks."""
+    idle: tuple[int, int] = (0, 0)
+    """Connections to the store, likewise: those to it are kept open for the next burst."""
     cpu: float = 0.0
     """Share of a core it had."""
 
@@ -257,6 +259,7 @@ async def soak(house: House, target: str, pid: int, minutes: float, rate: float)
     await asyncio.sleep(2 * STEP)
     for name, counted in (await counts(house, seen)).items():
         seen[name].before = counted
+        seen[name].idle = (sockets(seen[name].pid)[1], 0)
     async with Receivers() as hooks:
         hooks.kinds["/flaky"] = FLAKY
         load = Load(house, target, hooks, rate)
@@ -277,8 +280,10 @@ async def soak(house: House, target: str, pid: int, minutes: float, rate: float)
                     await asyncio.sleep(SETTLE)
                     for name, counted in (await counts(house, seen)).items():
                         seen[name].after = counted
-                    if not any(map(int.__gt__, (*one.after,), (*one.before,)) for one in seen.values()):
+                    if not any(any(map(int.__gt__, one.after, one.before)) for one in seen.values()):
                         break
+        for one in seen.values():
+            one.idle = (one.idle[0], sockets(one.pid)[1])
     return table(seen, load, waiting, shares, took), wrong(seen, waiting, rate)
 
 
@@ -292,9 +297,9 @@ def wrong(seen: dict[str, Seen], waiting: list[int], rate: float) -> list[str]:
         found += [f"{name}: {one.after} sockets and tasks, {one.before} before"] * any(
             map(int.__gt__, one.after, one.before)
         )
-        most = max(one.store[len(one.store) // 3 : 2 * len(one.store) // 3], default=0)
-        if most and (now := max(one.store[2 * len(one.store) // 3 :])) > most:
-            found.append(f"{name} held {now} connections to the store in the last third, {most} in the middle one")
+        middle, last = thirds(one.store)
+        if last > 1.2 * middle + 2 or one.idle[1] > max(one.store, default=0):
+            found.append(f"{name}: {last:.0f} connections to the store, {middle:.0f} before, {one.idle[1]} at rest")
     return found
 
 
@@ -311,8 +316,7 @@ def table(seen: dict[str, Seen], load: Load, waiting: list[int], shares: dict[st
     for name, one in seen.items():
         before, after = thirds(one.rss)
         pairs = [f"{was} → {now}" for was, now in zip(one.before, one.after, strict=True)]
-        third = len(one.store) // 3
-        store = f"{max(one.store[third : 2 * third], default=0)} → {max(one.store[2 * third :], default=0)}"
+        store = f"{one.idle[0]} → {one.idle[1]}"
         lines.append(
             f"{name:11}{before / 1024:11.1f}{after / 1024:11.1f}{one.growth:8.3f}{pairs[0]:>13}{store:>14}{pairs[1]:>9}{one.cpu:>11.0%}"
         )

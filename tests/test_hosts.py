@@ -12,8 +12,8 @@ import pytest
 from foreman.hosts import AT_ONCE, OF_A_DOMAIN, Hosts
 from tests.attack.ground import until
 from tests.receivers import Receivers
-from workers import post
-from workers.post import Patience, Poster
+from workers.deliveries import post
+from workers.deliveries.post import Patience, Poster
 
 
 class NameServer:

@@ -20,13 +20,14 @@ from foreman.store.client import arq_client, close_arq
 from foreman.store.keys import ARQ, ARQ_HEALTH
 from foreman.store.pulse import Pulse
 from foreman.tasks import Tasks
-from workers import maintenance, webhooks
+from workers import maintenance
+from workers.deliveries import webhooks
 
 if TYPE_CHECKING:
     from foreman.settings import Settings
     from foreman.store.client import Store
     from foreman.store.deliveries import Pace
-    from workers.post import Patience
+    from workers.deliveries.post import Patience
 
 log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 
 from foreman.store.errors import StoreUnavailableError
-from workers.webhooks import COURIER
+from workers.deliveries.webhooks import COURIER
 
 log = structlog.get_logger(__name__)
 

@@ -29,11 +29,11 @@ from foreman.store.lease import LeaseKeeper
 from foreman.store.pulse import Pulse
 from foreman.store.records import WorkerPresence
 from foreman.tasks import Tasks
-from workers.beside import Beside
-from workers.dispatcher import Dispatcher
+from workers.drain.beside import Beside
+from workers.drain.dispatcher import Dispatcher
+from workers.drain.inventory import Inventory
+from workers.drain.target import Target
 from workers.insist import insist
-from workers.inventory import Inventory
-from workers.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -143,7 +143,7 @@ class Roster:
         Args:
             own: the right to speak for it.
             status: the inventory.
-            learned: lane → what was learned of it since the last time, packed (workers.learned); kept for 30 days.
+            learned: lane → what was learned of it since the last time, packed (workers.drain.learned); kept for 30 days.
             forgotten: lanes of which nothing is kept any longer.
         """
         pairs = [text for pair in (learned or {}).items() for text in pair]

@@ -15,7 +15,7 @@ from foreman.core.destinations import parse
 from foreman.demo.ollama import FakeOllama
 from tests.attack.ground import CHAT, Site, site
 from tests.receivers import Receivers
-from workers.post import Patience, Poster
+from workers.deliveries.post import Patience, Poster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

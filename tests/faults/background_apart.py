@@ -10,7 +10,7 @@ from foreman.settings import load
 from foreman.store.client import connect
 from foreman.store.deliveries import Pace
 from workers.background import Background
-from workers.post import Patience
+from workers.deliveries.post import Patience
 
 PATIENCE = Patience(connect=0.5, total=0.5)
 PACE = Pace(schedule=(0.0, 0.3, 0.6), lease=3.0, probe_gap=0.5)

@@ -22,6 +22,10 @@ SSE = Head(200, (("Content-Type", "text/event-stream"),), Framing.SSE)
 JSON = Head(200, (("Content-Type", "application/json; charset=utf-8"),), Framing.RAW)
 
 
+LEASE_MS = 60_000
+"""So long that no test's own work, and no busy machine, ends it before it is renewed."""
+
+
 def tag(name: str, digest: str = "d1" * 32) -> dict:
     """An entry of /api/tags."""
     return {
@@ -91,6 +95,7 @@ class Puppet:
         self._keeper: asyncio.Task | None = None
 
     async def start(self) -> None:
+        self.store.queue._lease_ms = LEASE_MS
         await self.store.queue.enroll(WorkerPresence(self.name, time.time(), time.time() + 4, ()))
         self._keeper = asyncio.get_running_loop().create_task(self._renew())
 

@@ -21,7 +21,7 @@ from foreman.core.fairness import Policy, turn
 from foreman.core.jobs import Priority
 from tests.simulate.bounds import check_bounds
 from tests.workers.conftest import wait_until
-from workers.target import Target
+from workers.drain.target import Target
 
 BUDGET = 0.5
 LOAD = 0.25

@@ -5,10 +5,10 @@ import pytest
 from foreman.core.errors import Code
 from foreman.link.channel import Framing
 from foreman.upstream.faults import Fault, Kind
-from workers import ending, ends
-from workers.cutter import RAW_PIECE, Cutter, framing_of
-from workers.ends import How
-from workers.times import Times
+from workers.runs import ending, ends
+from workers.runs.cutter import RAW_PIECE, Cutter, framing_of
+from workers.runs.ends import How
+from workers.runs.times import Times
 
 
 @pytest.mark.parametrize(

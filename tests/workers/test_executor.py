@@ -11,7 +11,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import State
 from foreman.upstream.client import Call
 from tests.workers.conftest import wait_until
-from workers.executor import Run
+from workers.runs.executor import Run
 
 
 async def test_a_stream_comes_back_live_and_whole(ollama, floor):

@@ -13,7 +13,7 @@ from foreman.web.calls.replayed import Replayed
 from foreman.web.dialect import Dialect
 from tests.demo.recordings import read
 from tests.web.calls.relay_script import FakeWire, Worker
-from workers.cutter import Cutter, framing_of
+from workers.runs.cutter import Cutter, framing_of
 
 
 def streams() -> dict[str, tuple[str, tuple[tuple[str, str], ...], bytes]]:

@@ -147,7 +147,7 @@ async def test_a_lane_whose_load_was_refused_keeps_nobody_out(ollama, floor):
 
 async def test_a_load_that_is_stuck_behind_residents_is_freed(ollama, floor, monkeypatch):
     """ollama#17408: two places were promised, there is one; what runs keeps the victim alive, and the load hangs for ever."""
-    monkeypatch.setattr("workers.keeper.STUCK_AFTER", 0.3)
+    monkeypatch.setattr("workers.drain.keeper.STUCK_AFTER", 0.3)
     fake = await ollama(["a", "b"], max_loaded=1, tokens=3)
     here = await floor(gpu=fake, options="&resident=2&slots=2")
     await (await here.submit("a")).ended()

@@ -14,7 +14,7 @@ from foreman.link.channel import Framing, Head
 from foreman.protocols.fold import PATHS
 from foreman.store.errors import StoreUnavailableError
 from tests.workers.conftest import wait_until
-from workers.keeping import Keeping
+from workers.runs.keeping import Keeping
 
 TIMES = re.compile(rb'"(created_at|\w+_duration)":("[^"]*"|\d+)')
 CHAT = {"model": "a", "messages": [{"role": "user", "content": "hi"}]}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from workers import loader
 from workers.clock import StoreClock
+from workers.loads import loader
 
 
 def test_it_remembers_a_bounded_number_of_refused_lanes(monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.residency import CROWDED, Change, Residency
+from workers.loads.residency import CROWDED, Change, Residency
 
 
 def tag(name, digest, **more):

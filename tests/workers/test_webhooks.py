@@ -26,7 +26,7 @@ from foreman.store.records import NewJob, TargetStatus, WorkerPresence
 from tests.receivers import Receivers
 from tests.workers.conftest import wait_until
 from workers.background import Background
-from workers.post import KEPT, READ, Patience, Poster
+from workers.deliveries.post import KEPT, READ, Patience, Poster
 
 new_id = UlidFactory(iter(range(10**12, 10**13)).__next__, lambda _: 7)
 QUICK = Pace(schedule=(0.0, 0.05, 0.1), probe_gap=0.2, broken_after=1000)

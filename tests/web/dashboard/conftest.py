@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import subprocess
 import tempfile
@@ -46,6 +47,7 @@ def chromium():
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "TMPDIR": folder},  # what it leaves lying goes with the folder
     )
     try:
         assert process.stderr is not None

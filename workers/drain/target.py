@@ -19,18 +19,18 @@ from foreman.protocols.keep_alive import parse_keep_alive
 from foreman.store.records import Taken
 from foreman.tasks import Tasks
 from foreman.upstream.client import Client
-from workers import requests
 from workers.clock import StoreClock
-from workers.context import RunContext
-from workers.executor import UNSTREAMED, Run
-from workers.history import History
-from workers.lanes import Lanes
-from workers.learned import Learned
-from workers.loader import Loader, Outcome
-from workers.orders import Orders
-from workers.prefill import Prefills
-from workers.residency import Residency
-from workers.rivals import Rivals
+from workers.drain.history import History
+from workers.drain.lanes import Lanes
+from workers.drain.learned import Learned
+from workers.drain.orders import Orders
+from workers.drain.prefill import Prefills
+from workers.drain.rivals import Rivals
+from workers.loads.loader import Loader, Outcome
+from workers.loads.residency import Residency
+from workers.runs import requests
+from workers.runs.context import RunContext
+from workers.runs.executor import UNSTREAMED, Run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from foreman.store.records import Changes, Claimed, LaneFacts, Ownership, Survey, TargetStatus
     from foreman.store.swaps import Swaps
     from foreman.upstream.faults import Fault
-    from workers.loader import Load, Order
+    from workers.loads.loader import Load, Order
 
 log = structlog.get_logger(__name__)
 
@@ -103,7 +103,7 @@ class Target:
         self.slots: dict[str, Slot] = {}
         """Job id → the slot of ours it takes (an embedding that drains counts as `drain`)."""
         self.lane_of: dict[str, str] = {}
-        """Job id → its lane here (workers.lanes)."""
+        """Job id → its lane here (workers.drain.lanes)."""
         self._pinned: set[str] = set()
         """Runs of pinned lanes: beside the drain."""
         self.up = False

@@ -2,7 +2,7 @@
 
 The executor feeds me what the client read and passes on what I give back. Hot path: no JSON, no copy but the cut. I
 remember the last two units, for the verdict at the end, and refuse a unit no client could take. An answer that has to
-be translated is workers/translated.py's, behind the same `Cutting`.
+be translated is workers/runs/translated.py's, behind the same `Cutting`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from foreman.link.channel import Framing, Head
 from foreman.protocols import ndjson, sse
-from workers import ending
+from workers.runs import ending
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foreman.link.channel import Headers
-    from workers.ending import Ending
+    from workers.runs.ending import Ending
 
 UNIT_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of one line or event. (Ollama's Go client takes 8 MB.)"""

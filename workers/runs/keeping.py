@@ -18,7 +18,7 @@ from foreman.protocols import fold
 from foreman.protocols.goscan import GoJSONError, scan
 from foreman.protocols.job_object import INLINE_LIMIT
 from foreman.store.answers import Answer
-from workers import ending
+from workers.runs import ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable

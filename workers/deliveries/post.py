@@ -1,6 +1,6 @@
 """One POST to a receiver: the guard at the socket, the limits, and the reply's first bytes.
 
-workers/webhooks.py calls me with a URL and bytes; I say what came of it and raise nothing but cancellation. No redirect is
+workers/deliveries/webhooks.py calls me with a URL and bytes; I say what came of it and raise nothing but cancellation. No redirect is
 followed, no proxy asked, no cookie kept, and no address dialled that foreman.core.destinations refuses: the check is at
 the socket because a name may resolve to something else a moment later, and aiohttp asks no resolver for literal addresses.
 """

@@ -1,6 +1,6 @@
 """An `openai` target's answer to a native call, in Ollama's words (ADR-0003).
 
-workers/requests.py chooses me where it translated the request. I implement `Cutting`: streamed events become native
+workers/runs/requests.py chooses me where it translated the request. I implement `Cutting`: streamed events become native
 lines as they come; a whole answer, or a refusal, is gathered and said once it is there.
 """
 
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Final
 from foreman.core.errors import Code, Failure
 from foreman.link.channel import Framing, Head
 from foreman.protocols import sse, translate
-from workers import ending
-from workers.cutter import UNIT_LIMIT, framing_of
-from workers.ending import Ending
+from workers.runs import ending
+from workers.runs.cutter import UNIT_LIMIT, framing_of
+from workers.runs.ending import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foreman.link.channel import Headers
-    from workers.cutter import Cutting
+    from workers.runs.cutter import Cutting
 
 WHOLE_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of an answer that is gathered."""

@@ -18,7 +18,7 @@ from foreman.store.errors import StoreUnavailableError
 from foreman.upstream.faults import Fault
 
 if TYPE_CHECKING:
-    from workers.target import Target
+    from workers.drain.target import Target
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from foreman.core.lanes import canonical, lane_key
-from workers.names import Names
+from workers.loads.names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

@@ -1,6 +1,6 @@
 """What all runs on one target share: its client, the queue, the ways to gateways, and whom to tell of what.
 
-workers/target.py lays me out once per owned target; each run of workers/executor.py works on me. I do nothing myself.
+workers/drain/target.py lays me out once per owned target; each run of workers/runs/executor.py works on me. I do nothing myself.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from foreman.store.queue import Queue
     from foreman.upstream.client import Client
     from foreman.upstream.faults import Fault
-    from workers.executor import Run
-    from workers.loader import Load
+    from workers.loads.loader import Load
+    from workers.runs.executor import Run
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from foreman.core.errors import Code
 
 if TYPE_CHECKING:
     from foreman.store.records import Order
-    from workers.executor import Run
+    from workers.runs.executor import Run
 
 EARLY: Final = 64
 """Orders that wait for their run at most; most of those that do were late, and their run is over."""

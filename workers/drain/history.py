@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from foreman.store.swaps import Swaps
-    from workers.loader import Load
-    from workers.residency import Residency
+    from workers.loads.loader import Load
+    from workers.loads.residency import Residency
 
 log = structlog.get_logger(__name__)
 

@@ -15,13 +15,13 @@ from foreman.store.errors import StoreUnavailableError
 from foreman.store.records import TargetStatus
 from foreman.upstream import probe
 from foreman.upstream.faults import Fault, Kind
-from workers import beside
+from workers.drain import beside
 
 if TYPE_CHECKING:
     from foreman.settings import Settings
     from foreman.upstream.probe import Inventory as Found
-    from workers.residency import Held
-    from workers.target import Target
+    from workers.drain.target import Target
+    from workers.loads.residency import Held
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from workers.executor import Run
+    from workers.runs.executor import Run
 
 SAMPLES: Final = 16
 """Runs of a lane from which its pace is taken: their median."""

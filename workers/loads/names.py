@@ -1,6 +1,6 @@
 """What one target calls its models: names, digests, and the one name of each lane.
 
-workers/residency.py is built on me. I turn `/api/tags` into identities (two names of one digest are one model) and a queue's
+workers/loads/residency.py is built on me. I turn `/api/tags` into identities (two names of one digest are one model) and a queue's
 key into the name of its lane here; I know nothing of what is loaded.
 """
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from foreman.core.fairness import Policy
     from foreman.store.records import Changes, LaneFacts, Survey
-    from workers.learned import Learned
-    from workers.residency import Residency
-    from workers.rivals import Rivals
+    from workers.drain.learned import Learned
+    from workers.drain.rivals import Rivals
+    from workers.loads.residency import Residency
 
 _WORTH: Final = 0.1
 """Share by which an expected load must have moved before its lane is judged by it anew."""

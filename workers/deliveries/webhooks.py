@@ -19,7 +19,7 @@ from foreman.protocols.job_object import encode, job_object
 from foreman.store.deliveries import Outcome, Pace
 from foreman.store.errors import StoreUnavailableError
 from foreman.tasks import Tasks
-from workers.post import Patience, Poster, Reply
+from workers.deliveries.post import Patience, Poster, Reply
 
 if TYPE_CHECKING:
     from foreman.settings import Settings

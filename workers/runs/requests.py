@@ -18,13 +18,13 @@ from foreman.protocols import fold, paths, stream_field, translate
 from foreman.protocols.keep_alive import FOREVER_NS, insert_keep_alive, nanoseconds
 from foreman.protocols.ollama import peek
 from foreman.upstream.client import Request
-from workers.cutter import Cutter
-from workers.translated import translated
+from workers.runs.cutter import Cutter
+from workers.runs.translated import translated
 
 if TYPE_CHECKING:
     from foreman.link.channel import Headers
     from foreman.store.records import Claimed
-    from workers.cutter import Cutting
+    from workers.runs.cutter import Cutting
 
 _SHORT: Final = 64 * 1024
 """Bytes of a body that are searched quicker than read."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from foreman.tasks import Tasks
     from foreman.upstream.client import Client
     from workers.clock import StoreClock
-    from workers.residency import Held, Residency
+    from workers.loads.residency import Held, Residency
 
 log = structlog.get_logger(__name__)
 

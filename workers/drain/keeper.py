@@ -15,13 +15,13 @@ import structlog
 from foreman.core.jobs import Slot
 from foreman.core.lanes import lane_key
 from foreman.upstream.faults import Fault
-from workers.loader import Order
+from workers.loads.loader import Order
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from workers.residency import Held
-    from workers.target import Target
+    from workers.drain.target import Target
+    from workers.loads.residency import Held
 
 log = structlog.get_logger(__name__)
 

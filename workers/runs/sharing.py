@@ -19,9 +19,9 @@ from foreman.link.channel import Framing, NoLinkError
 from foreman.protocols import fold, fold_events
 from foreman.protocols.link import head_json
 from foreman.store.answers import Answer
-from workers import ending, ends
 from workers.insist import insist
-from workers.keeping import HASHED_HERE, usage_of
+from workers.runs import ending, ends
+from workers.runs.keeping import HASHED_HERE, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from foreman.core.errors import Code
     from foreman.core.jobs import Job
     from foreman.link.channel import Head, Outlet
-    from workers.context import RunContext
+    from workers.runs.context import RunContext
 
 log = structlog.get_logger(__name__)
 

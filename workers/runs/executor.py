@@ -20,22 +20,22 @@ from foreman.link.channel import NoLinkError
 from foreman.protocols.native import JSON_TYPE
 from foreman.upstream.client import Patience
 from foreman.upstream.faults import Kind
-from workers import ends, requests
-from workers.ends import End, How
 from workers.insist import insist
-from workers.keeping import Keeping
-from workers.loader import Outcome
-from workers.sharing import Shared
-from workers.times import Times
+from workers.loads.loader import Outcome
+from workers.runs import ends, requests
+from workers.runs.ends import End, How
+from workers.runs.keeping import Keeping
+from workers.runs.sharing import Shared
+from workers.runs.times import Times
 
 if TYPE_CHECKING:
     from foreman.link.channel import Headers, Outlet
     from foreman.store.records import Claimed
     from foreman.upstream.client import Call
     from foreman.upstream.faults import Fault
-    from workers.context import RunContext
-    from workers.cutter import Cutting
-    from workers.loader import Load
+    from workers.loads.loader import Load
+    from workers.runs.context import RunContext
+    from workers.runs.cutter import Cutting
 
 log = structlog.get_logger(__name__)
 

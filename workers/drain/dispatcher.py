@@ -16,14 +16,14 @@ from foreman.core import scheduler
 from foreman.core.jobs import Slot, State
 from foreman.core.scheduler import Drain, Hold, Linger, Policy, Resident, Swap, TargetView, Wait
 from foreman.store.errors import StoreUnavailableError
-from workers.keeper import Keeper
-from workers.loader import Order
+from workers.drain.keeper import Keeper
+from workers.loads.loader import Order
 
 if TYPE_CHECKING:
     from foreman.core.scheduler import Decision, LaneView
     from foreman.core.views import Offer
     from foreman.store.records import Claimed, LaneFacts
-    from workers.target import Target
+    from workers.drain.target import Target
 
 log = structlog.get_logger(__name__)
 

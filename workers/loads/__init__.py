@@ -1,0 +1,1 @@
+"""What a target holds loaded, and the swap from one lane to the next."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import time
 from typing import TYPE_CHECKING
 
@@ -92,11 +93,12 @@ class Puppet:
         self.local = local
         self.name = name
         self.owned = {}
+        self._unhurried = copy.copy(store.queue)
+        self._unhurried._lease_ms = LEASE_MS
         self._keeper: asyncio.Task | None = None
 
     async def start(self) -> None:
-        self.store.queue._lease_ms = LEASE_MS
-        await self.store.queue.enroll(WorkerPresence(self.name, time.time(), time.time() + 4, ()))
+        await self._unhurried.enroll(WorkerPresence(self.name, time.time(), time.time() + 4, ()))
         self._keeper = asyncio.get_running_loop().create_task(self._renew())
 
     async def stop(self) -> None:
@@ -107,7 +109,7 @@ class Puppet:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(1)
-            await self.store.queue.renew(self.name)
+            await self._unhurried.renew(self.name)
 
     async def publish(self, name: str = "gpu1", *models: str, **fields) -> None:
         """Own a target and publish what it has."""

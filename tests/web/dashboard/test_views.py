@@ -143,7 +143,7 @@ async def test_operators_pause_resume_clear_and_free(gateway, worker, dial, eyes
 
 async def test_a_chat_shows_how_it_waits_and_stops(gateway, worker, eyes):
     page = await eyes.open(gateway.url + "/ui/playground")
-    await page.fill("textarea", "hello")
+    await page.get_by_label("Your message").fill("hello")
     await page.keyboard.press("Enter")
     run = await worker.claim()
     await page.locator("[role=status]", has_text=" s").first.wait_for()

@@ -216,16 +216,16 @@ async def outlast(at: Site) -> None:
     snails[2].send(b"POST /api/chat HTTP/1.1\r\nHost: %b\r\n" % snails[2].host.encode())
     began = time.monotonic()
 
-    async def drip() -> None:
+    async def drip(end: asyncio.Task[bytes]) -> None:
         sent = 0
-        while not snails[2].reader.at_eof():
+        while not end.done():
             sent += 1
-            await until(lambda due=began + sent: snails[2].reader.at_eof() or time.monotonic() > due, 45)
+            await until(lambda due=began + sent: end.done() or time.monotonic() > due, 45)
             snails[2].send(b"X: y\r\n")
 
     async with asyncio.timeout(40), asyncio.TaskGroup() as group:
-        group.create_task(drip())
         ends = [group.create_task(snail.rest(40)) for snail in snails]
+        group.create_task(drip(ends[2]))
     assert [end.result() for end in ends] == [b"", b"", b""]
     assert HEAD_WITHIN - 1 < time.monotonic() - began < HEAD_WITHIN * 3
     idle.ask("/api/version", b"", method="GET")

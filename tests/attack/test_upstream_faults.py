@@ -156,6 +156,14 @@ async def test_a_cut_answer_that_is_no_stream_is_a_502(at: Site, fault, path: st
     await at.alive()
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_garbage_for_an_answer_is_a_502(at: Site, fault, path: str) -> None:
+    fault("garbage", path)
+    answer = await at.post(path, {**CHAT, "max_tokens": 5, "stream": False})
+    assert "no JSON" in refused(answer, path, "upstream_error", 502)
+    await at.alive()
+
+
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages", "/api/generate"])
 @pytest.mark.parametrize(("status", "stream"), [(400, True), (404, False), (429, True), (500, False), (503, True)])
 async def test_a_status_of_the_target_is_passed_on(at: Site, fault, path: str, status: int, stream: bool) -> None:

@@ -90,15 +90,29 @@ CHUNK = b'data: {"model":"m","choices":[{"delta":{"content":"x"}}]}\n\n'
         ("/v1/messages", Framing.SSE, b"", b"event: ping\ndata: {}\n\n", Code.UPSTREAM_TRUNCATED, False),
         ("/v1/responses", Framing.SSE, b"", b'data: {"type":"response.completed","response":{}}\n\n', None, False),
         ("/v1/unheard-of", Framing.SSE, b"", CHUNK, None, False),
-        ("/api/chat", Framing.RAW, b"", b"{}", None, False),
-        ("/api/chat", Framing.RAW, b"", b'{"message":{"conte', Code.UPSTREAM_TRUNCATED, False),
-        ("/v1/chat/completions", Framing.RAW, b"", b' {"choices":[]', Code.UPSTREAM_TRUNCATED, False),
-        ("/v1/chat/completions", Framing.RAW, b"", b"", None, False),
     ],
 )
 def test_an_answer_is_whole_only_with_its_own_end_mark(endpoint, framing, previous, last, code, told):
     got = ending.ending(endpoint, framing, previous, last)
     assert (got.failure and got.failure.code, got.told) == (code, told)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "code"),
+    [
+        ("/api/chat", b"{}", None),
+        ("/api/chat", b'{"message":{"conte', Code.UPSTREAM_TRUNCATED),
+        ("/v1/chat/completions", b' {"choices":[]', Code.UPSTREAM_TRUNCATED),
+        ("/v1/chat/completions", b'{"half a character":"\xe2\x82"}', None),
+        ("/v1/chat/completions", b"", Code.UPSTREAM_ERROR),
+        ("/v1/messages", b"<html>Sign in</html>", Code.UPSTREAM_ERROR),
+        ("/v1/messages", b"[1]", Code.UPSTREAM_ERROR),
+        ("/v1/unheard-of", b"PNG", None),
+    ],
+)
+def test_an_unstreamed_answer_is_one_json_object(endpoint, body, code):
+    got = ending.whole(endpoint, body)
+    assert (got.failure and got.failure.code, got.told) == (code, False)
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,14 @@ class _Splitter(Protocol):
 
 def framing_of(headers: Headers) -> Framing:
     """How a body with these headers is cut. A compressed one (never asked for) is passed on as it is."""
-    lower = {name.lower(): value for name, value in headers}
-    if lower.get("content-encoding", "identity").lower() != "identity":
+    if _compressed(headers):
         return Framing.RAW
+    lower = {name.lower(): value for name, value in headers}
     return _FRAMINGS.get(lower.get("content-type", "").partition(";")[0].strip().lower(), Framing.RAW)
+
+
+def _compressed(headers: Headers) -> bool:
+    return any(name.lower() == "content-encoding" and value.lower() != "identity" for name, value in headers)
 
 
 class Cutter:
@@ -80,7 +84,7 @@ class Cutter:
         elif self.head.framing is Framing.SSE:
             self._splitter = sse.Splitter(UNIT_LIMIT)
         self._kept = bytearray()
-        self._keeping = True
+        self._keeping = not _compressed(headers)
 
     def feed(self, data: bytes) -> Sequence[bytes]:
         """See `Cutting`."""
@@ -111,6 +115,8 @@ class Cutter:
         """See `Cutting`."""
         if self.head.status >= 300:  # a redirect is not followed, and no answer
             return ending.refused(self.head.status, self._last)
+        if self._splitter is None and self._keeping:
+            return ending.whole(self._endpoint, self._last)
         return ending.ending(self._endpoint, self.head.framing, self._previous, self._last)
 
     def usage(self) -> dict[str, int]:

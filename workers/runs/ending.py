@@ -30,6 +30,8 @@ _OBJECTS: Final = _NATIVE | set(_EVENTS)
 """Paths that answer a call without streaming with one JSON object."""
 _WORDS: Final = 500
 """Characters of a target's error message that are kept."""
+_SHOWN: Final = 60
+"""Bytes of an answer that was none that are shown."""
 _LOST: Final = "the target met an error in mid-answer and lost its words (Ollama does so on /v1); its log has them"
 
 
@@ -67,9 +69,16 @@ def ending(endpoint: str, framing: Framing, previous: bytes, last: bytes) -> End
         return _lines(endpoint, last if last.strip() else previous)
     if framing is Framing.SSE and endpoint in _EVENTS:
         return _events(endpoint, previous, last)
-    if endpoint in _OBJECTS and last.lstrip().startswith(b"{") and not last.rstrip().endswith(b"}"):
-        return _cut("the closing brace of its JSON object")
     return Ending()
+
+
+def whole(endpoint: str, body: bytes) -> Ending:
+    """Judge the whole body of an answer without streaming, whole by its HTTP framing too."""
+    if endpoint not in _OBJECTS or _is_object(body):
+        return Ending()
+    if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
+        return _cut("the closing brace of its JSON object")
+    return Ending(Failure(Code.UPSTREAM_ERROR, f"the target's answer is no JSON object: {body[:_SHOWN]!r}"))
 
 
 def _lines(endpoint: str, last: bytes) -> Ending:
@@ -107,6 +116,13 @@ def usage(framing: Framing, previous: bytes, last: bytes) -> dict[str, int]:
         return next((counts for counts in found if counts), {})
     native = {name: count for name, count in ndjson.tokens_of(last).items() if name.endswith("_tokens")}
     return native or openai.usage_of(_object(last))
+
+
+def _is_object(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text.decode(errors="replace")), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _object(text: bytes) -> dict[str, object]:

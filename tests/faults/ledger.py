@@ -120,13 +120,10 @@ class Ledger:
 
 
 def words_of(path: str, body: bytes) -> tuple[str, bool, str]:
-    """What an answer said, whether it came to its end mark, and its error (empty: none).
-
-    A target's garbage in answer to a call without streaming is passed on as it came: nobody takes it for an answer.
-    """
+    """What an answer said, whether it came to its end mark, and its error (empty: none)."""
     text: list[str] = []
     whole, error = False, ""
-    events = path.startswith("/v1/") and body.lstrip()[:1] in {b"d", b"e", b":", b""}
+    events = path.startswith("/v1/") and not body.lstrip().startswith(b"{")
     lines = (line.strip() for line in body.decode(errors="replace").split("\n"))
     for line in (line[5:].strip() for line in lines if line.startswith("data:")) if events else lines:
         if line == "[DONE]":

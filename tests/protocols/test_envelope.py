@@ -63,7 +63,7 @@ def test_any_object(members: list[tuple[str, object]], indent: int | None) -> No
         b'{"a":1,}',
         b'{"a":1} tail',
         b"{}{}",
-        b'{"metadata":' + b"[" * 3000 + b"]" * 3000 + b"}",
+        b'{"metadata":' + b"[" * 12_000 + b"]" * 12_000 + b"}",
     ],
 )
 def test_what_is_no_job(body: bytes) -> None:

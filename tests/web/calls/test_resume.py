@@ -360,8 +360,7 @@ async def test_slow_readers_of_one_kept_answer_share_a_copy_of_it(open_gateway, 
     assert len({id(one._kept) for one in held}) == 1
     for caller in slow:
         await caller.close()
-    await wait_until(lambda: not calls)
-    assert not any(one._kept.units for one in held)
+    await wait_until(lambda: not calls and not any(one._kept.units for one in held))
 
 
 async def test_a_key_is_of_one_token_and_so_is_the_answer(open_gateway, worker, dial):

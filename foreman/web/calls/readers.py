@@ -159,8 +159,7 @@ class _Stored:
         self._pump()
 
     def cancel(self, code: Code) -> None:  # noqa: ARG002 - as Feedback has it
-        self._over = True
-        self._kept = replace(self._kept, units=[])  # the relay that holds me may live a while
+        self._let_go()
 
     def fit(self, window: int) -> None:
         self._window = window
@@ -181,9 +180,13 @@ class _Stored:
             self._ahead += len(unit)
             self._relay.data(unit)
         if self._next == len(units) and not self._over:
-            self._over = True
+            self._let_go()
             self._relay.end()
         self._pumping = False
+
+    def _let_go(self) -> None:
+        self._over = True
+        self._kept = replace(self._kept, units=[])  # the relay that holds me may live a while
 
 
 def _units(stream: bytes, framing: Framing) -> list[bytes]:

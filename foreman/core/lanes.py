@@ -88,7 +88,7 @@ def parse(name: str) -> ModelName:
     raw = name.strip(_GO_SPACE)
     if not raw:
         raise ModelNameError("model is required")
-    if len(raw) > _NAME_LIMIT:
+    if len(name) > _NAME_LIMIT:
         raise ModelNameError("invalid model name")
     base, source = _cut_source(raw)
     if source and _cut_source(base)[1]:
@@ -103,12 +103,16 @@ def parse(name: str) -> ModelName:
     return ModelName(host, namespace, model, tag, source == "cloud")
 
 
-@functools.lru_cache(maxsize=2048)
 def canonical(name: str) -> str:
     """The one spelling of all names Ollama takes for the same model: lower case, defaults filled in, short form.
 
     `Llama3.2` → `llama3.2:latest`, `hf.co/Org/M` → `hf.co/org/m:latest`. A name Ollama would refuse comes back unchanged.
     """
+    return _spelled(name) if len(name) <= _NAME_LIMIT else name
+
+
+@functools.lru_cache(maxsize=2048)  # of names that are short: callers choose them
+def _spelled(name: str) -> str:
     try:
         return parse(name).short().lower()
     except ModelNameError:

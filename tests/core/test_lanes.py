@@ -60,12 +60,19 @@ def test_all_spellings_of_a_model_have_one_canonical_name(name: str, short: str)
         "x@sha256:abc",
         "name.space/model",
         "x:local:cloud",
+        " " * 1000 + "x",
     ],
 )
 def test_names_ollama_refuses_are_invalid_and_stay_as_they_are(name: str) -> None:
     with pytest.raises(lanes.ModelNameError):
         lanes.parse(name)
     assert lanes.canonical(name) == name
+
+
+def test_no_long_name_is_remembered() -> None:
+    before = lanes._spelled.cache_info().misses
+    assert lanes.canonical("x" * (64 << 10)) == "x" * (64 << 10)
+    assert lanes._spelled.cache_info().misses == before
 
 
 def test_the_refusal_uses_ollamas_words() -> None:

@@ -34,9 +34,10 @@ def whole(path: str, units: Iterable[bytes]) -> bytes | None:
     events = (said for said in map(sse.payload, units) if said is not None)
     try:
         found = make(events)
-    except (AttributeError, KeyError, TypeError, ValueError):  # something in it is of another shape
+        text = None if found is None else gojson.dumps(found, allow_nan=False)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # something in it is of another shape
         return None
-    return None if found is None else gojson.dumps(found) + b"\n"
+    return None if text is None else text + b"\n"
 
 
 # ---------------------------------------------------------------------- OpenAI
@@ -64,7 +65,7 @@ class _Text(list[str]):
 
 
 def _join(into: _Event, more: _Event) -> None:
-    """Add what a chunk tells of an object: texts and lists go on, other values replace, null says nothing."""
+    """Add what a chunk tells of an object: texts and lists go on, other values replace, null and "" say nothing."""
     for name, value in more.items():
         before = into.get(name)
         if value is None:
@@ -78,7 +79,7 @@ def _join(into: _Event, more: _Event) -> None:
         elif isinstance(value, list):
             into[name] = [] if before is None else before
             _extend(into[name], value, pieces=name == "tool_calls")
-        else:
+        elif value != "" or before is None:  # some servers say `"id":""` in all pieces of a tool call but the first
             into[name] = value
 
 
@@ -123,6 +124,8 @@ def _message(events: Iterable[_Event]) -> _Event | None:
     inputs: dict[int, _Text] = {}
     for event in events:
         kind = event["type"]
+        if kind == "error":
+            return None
         if kind == "message_start":
             message = event["message"]
         elif kind == "content_block_start":

@@ -67,12 +67,13 @@ def kind_of(value: object) -> str:
     return _KINDS[type(value)]
 
 
-def dumps(value: object) -> bytes:
+def dumps(value: object, *, allow_nan: bool = True) -> bytes:
     """JSON on one line as Go's Marshal writes it: compact, UTF-8, `<`, `>`, `&`, U+2028 and U+2029 escaped.
 
     U+0085 is escaped too: line splitters in the Python world (httpx) cut there. Lone surrogates become U+FFFD.
+    Raises ValueError for NaN and infinities, which are no JSON, unless `allow_nan`.
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=allow_nan)
     if _SPECIAL.search(text):
         text = _SPECIAL.sub(_escape_special, text)
     return text.encode()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from foreman.core.jobs import TERMINAL, State
+from foreman.protocols.gojson import overflow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -207,16 +208,23 @@ def artifact(job_id: str, name: str, content_type: str, size: int, sha256: str, 
         content_type: As `/artifacts/{name}` serves it.
         size: Bytes.
         sha256: Hex, of these bytes.
-        body: The bytes; needed only up to INLINE_LIMIT. What is no JSON stands inline as text.
+        body: The bytes; needed only up to INLINE_LIMIT. What is no JSON, or deeper than Python bears, stands inline as text.
     """
     inline = None
     if size <= INLINE_LIMIT and body is not None:
+        text = body.decode(errors="replace")
         try:
-            inline = json.loads(body)
-        except ValueError:
-            inline = body.decode(errors="replace")
+            inline = json.loads(body, parse_constant=_no_number)
+            inline = text if overflow(text) else inline  # Python would write the infinity it makes of 1e999
+        except (ValueError, RecursionError):
+            inline = text
     url = artifact_path(job_id, name) if inline is None else None
     return Artifact(name=name, content_type=content_type, size=size, sha256=sha256, inline=inline, url=url)
+
+
+def _no_number(word: str) -> None:
+    """Python reads and writes NaN and Infinity; JSON has neither (RFC 8259, 6)."""
+    raise ValueError(f"{word} is no number")
 
 
 def job_object(job: Job, timestamp: float, artifacts: Sequence[Artifact] = ()) -> JobObject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -27,6 +28,9 @@ CASES = {
         {"messages": ASK, "max_tokens": 50, "tools": [{"name": "weather", "input_schema": {"type": "object"}}]},
     ),
 }
+
+
+DEEP = functools.reduce(lambda inside, _: {"x": inside}, range(700), {})
 
 
 def events_of(body: bytes) -> list[bytes]:
@@ -64,7 +68,7 @@ def test_fragments_of_arguments_and_several_choices():
         {"index": 1, "delta": {"role": "assistant", "content": "b"}, "finish_reason": None},
         {"index": 0, "delta": {"role": "assistant", "content": None}, "finish_reason": None},
         {"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}]}},
-        {"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": '{"a"'}}]}},
+        {"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "", "type": "function", "function": {"name": "", "arguments": '{"a"'}}]}},
         {"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}, {"index": 1, "id": "c2", "function": {"name": "g"}}]}},
         {"index": 0, "delta": {}, "finish_reason": "tool_calls"},
         {"index": 1, "delta": {"content": "c"}, "finish_reason": "stop"},
@@ -91,11 +95,19 @@ def test_fragments_of_arguments_and_several_choices():
         ("/v1/messages", {"type": "ping"}),
         ("/v1/responses", {"type": "response.output_text.delta", "delta": "x"}),
         ("/v1/somewhere", {"type": "x"}),
+        ("/v1/chat/completions", {"choices": [], "object": "x", "usage": {"cost": float("nan")}}),
+        ("/v1/chat/completions", {"choices": [{"index": 0, "delta": DEEP}], "object": "x"}),
     ],
 )
 def test_what_is_of_another_shape_is_not_folded(path, said):
     assert fold_events.whole(path, [_event(said)]) is None
     assert fold_events.whole(path, []) is None
+
+
+def test_a_message_that_failed_is_not_folded():
+    said = {"type": "message_start", "message": {"id": "m"}}, {"type": "error", "error": {"message": "overloaded"}}
+    assert fold_events.whole("/v1/messages", map(_event, said[:1])) is not None
+    assert fold_events.whole("/v1/messages", map(_event, said)) is None
 
 
 def _event(said: dict) -> bytes:

@@ -183,7 +183,7 @@ class Gateway:
         self.feed = Feed(snapshots, self._tasks)
         OpsAPI(snapshots, self.calls, self.feed).add_routes(app.router)
         MetricsAPI(snapshots, self.waiting, self.feed, self._own).add_routes(app.router)
-        OperatorsAPI(self._store, self.inventory).add_routes(app.router)
+        OperatorsAPI(self._store, self.inventory, snapshots).add_routes(app.router)
         HistoryAPI(self._store, self.inventory).add_routes(app.router)
         TraceAPI(self._store, self.inventory).add_routes(app.router)
         Site(Reading(self.settings, self._store, self.inventory, outlooks, snapshots), keeper).add_routes(app.router)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from foreman.store.client import Store
     from foreman.store.operators import Deed
     from foreman.store.records import Pause
+    from foreman.web.ops.snapshot import Snapshots
     from foreman.web.pool.inventory import Inventory
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,7 @@ class OperatorsAPI:
 
     store: Store
     inventory: Inventory
+    snapshots: Snapshots
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Put all paths on the router."""
@@ -107,6 +109,7 @@ class OperatorsAPI:
         except TooManyError:
             message = f"{kind}: a thousand are paused already; resume some first"
             raise Failure(Code.BAD_REQUEST, message, status=422) from None
+        self.snapshots.disturb()
         log.info("ops.pause", who=who, kind=kind.value, name=name, seconds=seconds, unload=unload)
         return _answer(paused(kind, name, pause))
 
@@ -116,6 +119,7 @@ class OperatorsAPI:
             changed = await self.store.operators.resume(kind, name, who, seen=await self._seen(kind, name))
         except UnknownError:
             _unknown(kind, name)
+        self.snapshots.disturb()
         log.info("ops.resume", who=who, kind=kind.value, name=name, changed=changed)
         return _answer(paused(kind, name, None, changed=changed))
 

@@ -99,6 +99,10 @@ class Snapshots:
             return None
         return before | {"now": stamp(time.time()), "targets": now}
 
+    def disturb(self) -> None:
+        """Somebody has changed what no count tells: the next look is a whole one."""
+        self._whole = None
+
     async def glance(self) -> Glance:
         """The lanes, as far as they are shown. Raises StoreUnavailableError."""
         return await self._records.glance(self.store.views, LANES)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import socket
+from urllib.parse import quote
 
 import pytest
 
@@ -185,6 +186,12 @@ async def test_while_it_is_calm_no_look_is_whole(gateway, worker, listen, dial, 
     await store.operators.pause(Kind.LANE, lane, "operator")
     monkeypatch.setattr(feed, "WHOLE", 0.0)
     await listener.until(lambda state: state["lanes"][0]["paused"])
+    monkeypatch.setattr(feed, "WHOLE", 1e9)
+    await wait_until(lambda: looks[-2:] == ["calm"] * 2)
+    await (await dial(gateway)).post(
+        f"/ops/lanes/{quote(lane, safe='')}/resume", b""
+    )  # a deed done here waits for no pace
+    await listener.until(lambda state: not state["lanes"][0]["paused"])
 
 
 async def test_nobody_listens_nobody_looks(gateway, worker, listen) -> None:

@@ -6,9 +6,11 @@ never ends, and answer what is no HTTP with a plain 400 and one log line; everyt
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+from aiohttp.http_exceptions import InvalidURLError
 from aiohttp.web_protocol import RequestHandler
 
 from foreman.web.middleware import NO_HOST, plain
@@ -27,6 +29,8 @@ FIELD_LIMIT: Final = 32 * 1024
 """Bytes of one header field, or of the request line: tokens and a browser's cookies on localhost grow past 8 KiB."""
 HEAD_LIMIT: Final = 4 * FIELD_LIMIT
 """Bytes of a whole head that is still on its way."""
+_QUOTES: Final = re.compile(r"\n|(?:line|:) (?:bytearray\()?b?['\"]")
+"""Where aiohttp begins to quote a request that it could not parse."""
 
 
 class CallerConnection(RequestHandler):
@@ -76,7 +80,7 @@ class CallerConnection(RequestHandler):
     ) -> web.StreamResponse:
         """What aiohttp could not parse, and what a handler died of."""
         if status < 500:
-            log.info("request.malformed", status=status, why=(message or "").partition("\n")[0][:100])
+            log.info("request.malformed", status=status, why=_why(exc, message or ""))
         else:
             log.error("request.died", path=request.path, error=type(exc).__name__, exc_info=exc)
         if request.writer.output_size > 0:
@@ -101,3 +105,8 @@ class CallerConnection(RequestHandler):
         if self._heard:  # browsers open connections in advance and leave them be: no sign of anything wrong
             log.info("request.head_too_slow", seconds=self._head_within)
         self.force_close()
+
+
+def _why(error: BaseException | None, message: str) -> str:
+    """What was wrong with a request, without a word of it: that may be a cookie or a token."""
+    return "no URL" if isinstance(error, InvalidURLError) else _QUOTES.split(message, maxsplit=1)[0][:100]

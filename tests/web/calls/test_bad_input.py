@@ -7,6 +7,7 @@ import contextlib
 import json
 
 import pytest
+import structlog
 
 from foreman.core.jobs import Slot
 from foreman.web import body, connection
@@ -245,6 +246,25 @@ async def test_a_head_without_end_is_not_borne(gateway, dial, no_trace, fields, 
         caller.send(b"X-%d: " % number + b"a" * (200_000 // fields) + b"\r\n")
     with contextlib.suppress(ConnectionError):
         assert (await caller.reader.read()).partition(b"\r\n")[0] == said
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nCookie: it's-secret=" + b"y" * 40_000,
+        b"GET /?secret" + b"y" * 40_000 + b" HTTP/1.1",
+        b"GET http://me:secret@[a/ HTTP/1.1\r\nHost: a",
+        b"GET / HTTP/1.1\r\nAuthorization: secret\0",
+    ],
+)
+async def test_what_could_not_be_parsed_stands_in_no_log(gateway, dial, head):
+    caller = await dial(gateway)
+    with structlog.testing.capture_logs() as logs:
+        caller.send(head + b"\r\n\r\n")
+        assert (await caller.head()).status == 400
+    (said,) = (entry["why"] for entry in logs if entry["event"] == "request.malformed")
+    assert said
+    assert "secret" not in said
 
 
 async def test_a_request_without_host_is_refused(gateway, dial):

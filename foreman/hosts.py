@@ -89,7 +89,7 @@ class Hosts:
         with contextlib.suppress(ValueError):
             return [str(ipaddress.ip_address(host))]
         try:
-            return [str(where[0]) for *_, where in await self.look_up(host)]
+            return [_spelled(where) for *_, where in await self.look_up(host)]
         except UnicodeError as error:
             raise OSError(f"{host} is no host name") from error
 
@@ -101,12 +101,15 @@ class Hosts:
                 look_up.asked = True
                 self._busy[_domain(host)] += 1
                 loop = asyncio.get_running_loop()
-                threading.Thread(target=self._ask, args=(loop, host), name=f"hosts {host}", daemon=True).start()
+                try:
+                    threading.Thread(target=self._ask, args=(loop, host), name=f"hosts {host}", daemon=True).start()
+                except RuntimeError as error:  # no thread is to be had now
+                    loop.call_soon(self._end, host, OSError(f"{host} could not be looked up: {error}"))
 
     def _ask(self, loop: asyncio.AbstractEventLoop, host: str) -> None:
         """In a thread of its own."""
         try:
-            found: Found | Exception = self._resolver(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+            found: Found | Exception = self._resolver(host, 0, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             found = error
         with contextlib.suppress(RuntimeError):  # the loop has ended since
@@ -122,6 +125,11 @@ class Hosts:
         elif look_up.waiting:
             look_up.found.set_exception(found)
         self._ask_next()
+
+
+def _spelled(where: Any) -> str:
+    """An address of a family's form as text; one of a link is none without its interface."""
+    return f"{where[0]}%{where[3]}" if len(where) == 4 and where[3] else str(where[0])
 
 
 def _domain(host: str) -> str:

@@ -82,6 +82,36 @@ async def test_no_such_name(server):
     assert server.asked["nowhere.example"] == 2
 
 
+async def test_no_thread_to_be_had_is_no_end_for_the_name(server, monkeypatch):
+    hosts = Hosts(server)
+
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(OSError, match="can't start new thread"):
+            await asyncio.wait_for(hosts.look_up("fine.test"), 20)
+    assert await asyncio.wait_for(hosts.look_up("fine.test"), 20)
+
+
+async def test_an_address_of_a_link_is_dialled_by_its_interface(monkeypatch):
+    dialled = []
+
+    async def dial(_factory, host, _port, **_kwargs):
+        dialled.append(host)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", dial)
+    found = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 0, 0, on))
+        for address, on in [("fe80::1", 2), ("::1", 0)]
+    ]
+    with pytest.raises(ConnectionRefusedError):
+        await Hosts(lambda *_args, **_kwargs: found).connect(asyncio.Protocol, "box.local", 80)
+    assert dialled == ["fe80::1%2", "::1"]
+
+
 async def test_the_first_address_that_takes_a_connection(server):
     def two(host, port, **_kwargs):
         return [*server("first", port), *server("second", port)][::-1] if host == "two.test" else server(host, port)

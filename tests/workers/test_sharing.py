@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from foreman.link.channel import Framing
 from foreman.protocols.link import parse_head
 from foreman.store.records import Order
 from tests.workers.conftest import Caller, wait_until
+from workers.drain.orders import Orders
 
 
 async def joined(here, first: Caller, name: str) -> Caller:
@@ -194,3 +196,15 @@ async def test_an_order_that_overtakes_the_claim_is_obeyed_at_once(ollama, floor
     else:
         await first.ended()
         assert (await second.ended()).units == first.units
+
+
+def test_an_order_for_the_next_run_waits_while_the_last_one_leaves():
+    def run(epoch):
+        return SimpleNamespace(job=SimpleNamespace(id="J", epoch=epoch), cancel=cancelled.append)
+
+    cancelled, orders = [], Orders()
+    orders.come(Order("cancel", "gpu", "J", 2, code="cancelled"), run(1))
+    orders.begun(run(1))
+    assert not cancelled
+    orders.begun(run(2))
+    assert cancelled == [Code.CANCELLED]

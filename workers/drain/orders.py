@@ -27,11 +27,11 @@ class Orders:
         self._early: deque[Order] = deque(maxlen=EARLY)
 
     def come(self, order: Order, run: Run | None) -> None:
-        """An order for this run, or for one that is not here (yet)."""
-        if run is None:
-            self._early.append(order)
-        elif run.job.epoch == order.epoch:
+        """An order for this run of its job, or for one that is not here (yet), whatever runs meanwhile."""
+        if run is not None and run.job.epoch == order.epoch:
             _obey(order, run)
+        else:
+            self._early.append(order)
 
     def begun(self, run: Run) -> None:
         """A run is here: what was asked of it already?"""

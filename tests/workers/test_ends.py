@@ -108,6 +108,13 @@ def test_an_answer_is_whole_only_with_its_own_end_mark(endpoint, framing, previo
         ("/v1/messages", b"<html>Sign in</html>", Code.UPSTREAM_ERROR),
         ("/v1/messages", b"[1]", Code.UPSTREAM_ERROR),
         ("/v1/unheard-of", b"PNG", None),
+        # streams under another content type, as some servers send them
+        ("/api/chat", LINE + DONE, None),
+        ("/api/chat", LINE, None),
+        ("/api/chat", LINE + LINE, Code.UPSTREAM_ERROR),
+        ("/v1/chat/completions", CHUNK + b"data: [DONE]\r\n\r\n", None),
+        ("/v1/chat/completions", CHUNK, Code.UPSTREAM_ERROR),
+        ("/v1/messages", b'event: message_stop\ndata: {"type":"message_stop"}\n\n', None),
     ],
 )
 def test_an_unstreamed_answer_is_one_json_object(endpoint, body, code):

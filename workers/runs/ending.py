@@ -74,7 +74,7 @@ def ending(endpoint: str, framing: Framing, previous: bytes, last: bytes) -> End
 
 def whole(endpoint: str, body: bytes) -> Ending:
     """Judge the whole body of an answer without streaming, whole by its HTTP framing too."""
-    if endpoint not in _OBJECTS or _is_object(body):
+    if endpoint not in _OBJECTS or _is_object(body) or _is_stream(endpoint, body):
         return Ending()
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
         return _cut("the closing brace of its JSON object")
@@ -116,6 +116,14 @@ def usage(framing: Framing, previous: bytes, last: bytes) -> dict[str, int]:
         return next((counts for counts in found if counts), {})
     native = {name: count for name, count in ndjson.tokens_of(last).items() if name.endswith("_tokens")}
     return native or openai.usage_of(_object(last))
+
+
+def _is_stream(endpoint: str, body: bytes) -> bool:
+    """Whether it is a stream that only its content type does not tell of, up to its own end mark."""
+    text = b"\n".join(body.splitlines()).rstrip()
+    if endpoint in _NATIVE:
+        return ndjson.ends(text.rpartition(b"\n")[2])
+    return _EVENTS[endpoint][1](text.rpartition(b"\n\n")[2] + b"\n\n")
 
 
 def _is_object(text: bytes) -> bool:

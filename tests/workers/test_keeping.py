@@ -301,3 +301,13 @@ async def test_an_answer_is_kept_once_the_store_is_back(ollama, floor, monkeypat
     assert (job.state, job.attempt) == (State.DONE, 1)
     assert json.loads(await completion(here, job))["eval_count"] == 4
     assert [event.state for event in await here.queue.events(job.id)].count(State.DONE) == 1
+
+
+async def test_a_fault_of_ours_while_an_answer_is_kept_ends_the_job(ollama, floor, monkeypatch):
+    async def broken(_):
+        raise RecursionError("ours")
+
+    here = await floor(gpu=await ollama(["a"], tokens=4))
+    monkeypatch.setattr(Keeping, "answer", broken)
+    job = await here.final(await sent(here))
+    assert (job.state, job.error["code"]) == (State.FAILED, Code.INTERRUPTED)

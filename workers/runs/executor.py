@@ -132,8 +132,6 @@ class Run:
         if self._shared is not None:
             self._context.spawn(self._shared.admit(gateway, reader), f"admit[{reader}]")
 
-    # -- the one way through
-
     async def run(self) -> None:
         """From the claim to the terminal transition."""
         deadline = self._watch_deadline()
@@ -144,7 +142,11 @@ class Run:
             except Exception:  # a fault of ours: the job may be run by a better worker, or fail after its attempts
                 log.exception("job.run_broke", job_id=self.job.id)
                 self._conclude(ends.by_wish(Code.INTERRUPTED, spliced=self._spliced))
-            await self._settle(await self._end)
+            try:
+                await self._settle(await self._end)
+            except Exception:  # a fault of ours again: a job that stays at work under a living lease would never end
+                log.exception("job.settle_broke", job_id=self.job.id)
+                await self._finish(State.FAILED, ends.by_wish(Code.INTERRUPTED, spliced=True))
         finally:
             self.drop()
             self._call, self._outlet, self._keeping = None, _NOBODY, _NOBODY  # they hold me: a request may be megabytes

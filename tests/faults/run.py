@@ -49,8 +49,10 @@ if TYPE_CHECKING:
 SEED: Final = 20_261_121
 LAYOUT: Final = "foreman/store/keys.py"
 """Holds `LAYOUT`: versions that share it can share a pool."""
-FAR: Final = 40
+FAR: Final = 100
 """Commits that an older version may be back."""
+UNFIT: Final = "a92d118^..17f3807^"
+"""Between these no version reaches a target: beside one of them a run tells nothing."""
 START: Final = 60.0
 """Seconds in which all processes must be up."""
 LEAVE: Final = 20.0
@@ -92,6 +94,8 @@ class Plan:
     """Seconds after which it is over in any case: what all phases may take on a slow machine."""
 
 
+LEAST: Final = {"SIGKILL": 100, "SIGKILL store": 5, "zombie": 15}
+"""Blows without which a full run has shown too little."""
 FULL: Final = Plan(2200, 200.0, 18, 3.0, 4, 80.0, 16, 6, 70, 40, 40)
 QUICK: Final = Plan(300, 26.0, 3, 2.5, 1, 10.0, 2, 1, 6, 6, 8, 30.0, 100.0)
 STANDING: Final = (
@@ -203,6 +207,17 @@ class Run:
                 load.cancel()
         return await self._settle()
 
+    def _blows(self) -> judge.Promise:
+        """Whether the run did what it set out to, or only looked on."""
+        done = {kind: sum(blow.kind.startswith(kind) for blow in self.ledger.blows) for kind in LEAST}
+        said = ", ".join(f"{done[kind]} of {least} {kind}s" for kind, least in LEAST.items())
+        few = self.plan is FULL and any(done[kind] < least for kind, least in LEAST.items())
+        return judge.Promise(
+            "as many blows as a full run needs",
+            said if self.plan is FULL else "a quick run",
+            ["the machine was too slow, or the pool stood still: see what the phases waited for"] if few else [],
+        )
+
     async def _judge(self, left: list[str], receivers: Receivers, numbers: Numbers) -> list[Promise]:
         """Everything is quiet: what the ledger and the store say."""
         say("judging")
@@ -212,6 +227,7 @@ class Run:
             *Timed(self.ledger, jobs, self._naps()).all(),
             await judge.webhooks(self.pool, self.ledger, receivers, jobs),
             numbers.promise(),
+            self._blows(),
             await self._keys(left),
         ]
 
@@ -396,7 +412,7 @@ def say(text: str) -> None:
 def older(commit: str, folder: Path) -> Path | None:
     """The tree of an older commit, or None where there is none that can share a pool with this one.
 
-    `auto`: the oldest of the last FAR commits with today's LAYOUT.
+    `auto`: the oldest of the last FAR commits with today's LAYOUT that is not UNFIT.
     """
 
     def git(*args: str) -> bytes | None:
@@ -410,10 +426,11 @@ def older(commit: str, folder: Path) -> Path | None:
     if commit == "auto":
         commit = ""
         wanted = layout((ROOT / LAYOUT).read_text())
+        unfit = (git("rev-list", UNFIT) or b"").decode().split()
         for one in (git("rev-list", "--first-parent", f"--max-count={FAR}", "HEAD") or b"").decode().split()[1:]:
             if layout((git("show", f"{one}:{LAYOUT}") or b"").decode()) != wanted:
                 break
-            commit = one
+            commit = commit if one in unfit else one
     packed = git("archive", commit) if commit else None
     if packed is None:
         return None

@@ -90,7 +90,7 @@ class Listener:
         if answer is Answer.RESET and request.transport is not None:
             request.transport.abort()
         headers = {Answer.BUSY: {"Retry-After": "5"}, Answer.REDIRECT: {"Location": "/elsewhere"}}.get(answer, {})
-        return web.Response(status=int(answer) if answer.isdigit() else 200, headers=headers)
+        return web.Response(status=int(answer) if answer.isdecimal() else 200, headers=headers)
 
     def _print(self, headers: dict[str, str], body: bytes, answer: Answer) -> None:
         signed = _signed(self.secrets, headers, body)
@@ -188,7 +188,7 @@ def verify(
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in header)}
     content = read_file(body)
     stamp = headers.get(webhook.TIMESTAMP, "")
-    now = float(stamp) if any_age and stamp.isdigit() else time.time()
+    now = float(stamp) if any_age and stamp.isdecimal() else time.time()
     try:
         webhook.verify(secrets, headers, content, now)
     except webhook.SignatureError as error:

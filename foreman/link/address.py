@@ -24,7 +24,7 @@ def parse(address: str) -> tuple[str, int]:
         ValueError: the port is missing or no number up to 65535.
     """
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not colon or not port.isascii() or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{address!r} is no link address: write host:port, such as 127.0.0.1:7480")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

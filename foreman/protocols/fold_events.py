@@ -99,7 +99,7 @@ def _extend(into: list[Any], more: list[Any], *, pieces: bool) -> None:
 def _settled(value: Any) -> Any:
     """The value with its texts whole."""
     if isinstance(value, _Text):
-        return "".join(value)
+        return "".join(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # halves may come apart
     if isinstance(value, dict):
         return {name: _settled(one) for name, one in value.items()}
     return [_settled(one) for one in value] if isinstance(value, list) else value

@@ -109,7 +109,7 @@ def verify(secrets: Sequence[str], given: Mapping[str, str], body: bytes, now: f
     """Check a received webhook. Header names in any case. Raises SignatureError."""
     lower = {name.lower(): value for name, value in given.items()}
     identity, stamp, signatures = (lower.get(name, "") for name in (ID, TIMESTAMP, SIGNATURE))
-    if not identity or not stamp.isdigit() or not signatures:
+    if not identity or not (stamp.isdecimal() and len(stamp) < 20) or not signatures:
         raise SignatureError(f"it lacks one of the headers {ID}, {TIMESTAMP} and {SIGNATURE}")
     if abs(now - int(stamp)) > TOLERANCE:
         raise SignatureError(f"its {TIMESTAMP} is more than {TOLERANCE} s away from now")
@@ -121,7 +121,7 @@ def verify(secrets: Sequence[str], given: Mapping[str, str], body: bytes, now: f
 def retry_after(value: str | None, now: float) -> float:
     """Seconds that a Retry-After asks for, 0 where it says nothing sensible (RFC 9110, 10.2.3); at most LONGEST_REST."""
     text = (value or "").strip()
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdecimal():
         seconds = float(text)
     else:
         try:

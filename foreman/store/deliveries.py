@@ -297,7 +297,7 @@ class Deliveries:
 def job_of(delivery: str) -> str | None:
     """The job whose delivery it is, or None where that is no delivery's name."""
     job, _, seq = delivery.removeprefix(_ID).rpartition("_")
-    return job if delivery.startswith(_ID) and job and seq.isdigit() else None
+    return job if delivery.startswith(_ID) and job and seq.isdecimal() else None
 
 
 def _tried(entry: Sequence[Any]) -> Tried:

@@ -86,6 +86,15 @@ def test_fragments_of_arguments_and_several_choices():
     assert (second["message"]["content"], second["finish_reason"]) == ("bc", "stop")
 
 
+def test_a_character_whose_halves_come_apart():
+    halves = ["\ud83d", "\ude00", "\ud83d"]
+    said = [
+        {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": half}}]} for half in halves
+    ]
+    found = json.loads(fold_events.whole("/v1/chat/completions", map(_event, said)) or b"")
+    assert found["choices"][0]["message"]["content"] == "\U0001f600\ufffd"
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [

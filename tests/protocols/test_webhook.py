@@ -63,6 +63,7 @@ def test_without_a_secret_there_is_no_signature() -> None:
     ("change", "why"),
     [({"webhook-timestamp": str(NOW - 301)}, "away from now"), ({"webhook-id": ""}, "lacks"),
      ({"webhook-signature": "nonsense"}, "none of this secret"), ({"webhook-timestamp": "soon"}, "lacks"),
+     ({"webhook-timestamp": "\u00b2"}, "lacks"), ({"webhook-timestamp": "9" * 5000}, "lacks"),
      ({"webhook-id": "evt_1_2"}, "none of this secret")],
 )  # fmt: skip
 def test_what_is_not_verified(change: dict[str, str], why: str) -> None:

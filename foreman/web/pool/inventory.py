@@ -221,7 +221,7 @@ def _union(lists: list[list[dict[str, Any]]], newest_by: str) -> list[dict[str, 
 
 def _version_key(text: str) -> tuple[int, ...]:
     release = text.partition("-")[0].partition("+")[0]
-    return tuple(int(part) if part.isdigit() else 0 for part in release.split("."))
+    return tuple(int(part) if part.isdecimal() and len(part) < 10 else 0 for part in release.split("."))
 
 
 def _unix(stamp: object) -> int:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from foreman.core.jobs import Slot
 from foreman.link.channel import Framing, Head
+from foreman.store.records import TargetStatus
 from foreman.web.pool import inventory
 from tests.web.calls.test_chat import CHAT, LINES
 from tests.web.conftest import wait_until
 from tests.web.puppet import JSON
 
 # ------------------------------------------------------------------ models
+
+
+@pytest.mark.parametrize("odd", ["0.\u00b2", "0." + "9" * 5000, "", "odd"])
+def test_the_lowest_version_whatever_a_target_calls_its_own(odd):
+    versions = ["0.24.0", "0.9.1", odd]
+    targets = [TargetStatus(one, "http://x", "ollama", "up", 0.0, 0.0, "w", version=one) for one in versions]
+    assert inventory.version(targets) in {"0.9.1", odd}
 
 
 async def test_an_unknown_model_is_a_404_in_the_paths_own_words(gateway, dial):

@@ -74,11 +74,11 @@ def ending(endpoint: str, framing: Framing, previous: bytes, last: bytes) -> End
 
 def whole(endpoint: str, body: bytes) -> Ending:
     """Judge the whole body of an answer without streaming, whole by its HTTP framing too."""
-    if endpoint not in _OBJECTS or _is_object(body) or _is_stream(endpoint, body):
+    if endpoint not in _OBJECTS or _is_json(body) or _is_stream(endpoint, body):
         return Ending()
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
         return _cut("the closing brace of its JSON object")
-    return Ending(Failure(Code.UPSTREAM_ERROR, f"the target's answer is no JSON object: {body[:_SHOWN]!r}"))
+    return Ending(Failure(Code.UPSTREAM_ERROR, f"the target's answer is no JSON: {body[:_SHOWN]!r}"))
 
 
 def _lines(endpoint: str, last: bytes) -> Ending:
@@ -126,11 +126,12 @@ def _is_stream(endpoint: str, body: bytes) -> bool:
     return _EVENTS[endpoint][1](text.rpartition(b"\n\n")[2] + b"\n\n")
 
 
-def _is_object(text: bytes) -> bool:
+def _is_json(text: bytes) -> bool:
     try:
-        return isinstance(json.loads(text.decode(errors="replace")), dict)
+        json.loads(text.decode(errors="replace"))
     except (ValueError, RecursionError):
         return False
+    return True
 
 
 def _object(text: bytes) -> dict[str, object]:

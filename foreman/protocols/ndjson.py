@@ -76,7 +76,7 @@ class Splitter:
 
 def ends(line: bytes) -> bool:
     """Whether this is the last line of a whole answer: `"done":true`, in the object itself and not deeper."""
-    return b'"done"' in line and b"true" in line and _object(line).get("done") is True
+    return b'"done"' in line and b"true" in line and object_in(line).get("done") is True
 
 
 def error_in(line: bytes) -> str | None:
@@ -86,7 +86,7 @@ def error_in(line: bytes) -> str | None:
     """
     if b'"error"' not in line:
         return None
-    error = _object(line).get("error")
+    error = object_in(line).get("error")
     if isinstance(error, dict):
         error = error.get("message")
     return error if isinstance(error, str) else None
@@ -103,12 +103,13 @@ def tokens_of(line: bytes) -> dict[str, int]:
 
     Each is there only where the line has it: Ollama leaves zeros out.
     """
-    said = _object(line)
+    said = object_in(line)
     found = {_COUNTS.get(key, key): said.get(key) for key in (*_COUNTS, *_DURATIONS)}
     return {name: value for name, value in found.items() if isinstance(value, int) and not isinstance(value, bool)}
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def object_in(line: bytes) -> dict[str, Any]:
+    """The JSON object that these bytes are; {} where they are none."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):

@@ -84,7 +84,8 @@ class Cutter:
         elif self.head.framing is Framing.SSE:
             self._splitter = sse.Splitter(UNIT_LIMIT)
         self._kept = bytearray()
-        self._keeping = not _compressed(headers)
+        self._keeping = self._splitter is None and not _compressed(headers)
+        """The whole body is at hand so far."""
 
     def feed(self, data: bytes) -> Sequence[bytes]:
         """See `Cutting`."""
@@ -115,7 +116,7 @@ class Cutter:
         """See `Cutting`."""
         if self.head.status >= 300:  # a redirect is not followed, and no answer
             return ending.refused(self.head.status, self._last)
-        if self._splitter is None and self._keeping:
+        if self._keeping:
             return ending.whole(self._endpoint, self._last)
         return ending.ending(self._endpoint, self.head.framing, self._previous, self._last)
 

@@ -87,7 +87,7 @@ def _lines(endpoint: str, last: bytes) -> Ending:
         return told(words)
     if endpoint in _NATIVE and not ndjson.ends(last):
         return _cut('"done":true')
-    if endpoint in MANAGEMENT and (_object(last).get("status") != "success"):
+    if endpoint in MANAGEMENT and (ndjson.object_in(last).get("status") != "success"):
         return _cut('"status":"success"')
     return Ending()
 
@@ -115,7 +115,7 @@ def usage(framing: Framing, previous: bytes, last: bytes) -> dict[str, int]:
         found = (openai.usage_of(sse.payload(event) or {}) for event in (last, previous))
         return next((counts for counts in found if counts), {})
     native = {name: count for name, count in ndjson.tokens_of(last).items() if name.endswith("_tokens")}
-    return native or openai.usage_of(_object(last))
+    return native or openai.usage_of(ndjson.object_in(last))
 
 
 def _is_stream(endpoint: str, body: bytes) -> bool:
@@ -132,12 +132,3 @@ def _is_json(text: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _object(text: bytes) -> dict[str, object]:
-    """The JSON object in `text`; {} where there is none."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -150,14 +150,14 @@ class Site:
 
     async def settled(self, timeout: float = 60) -> None:
         """Until nothing is queued, running or held anywhere: not in the store, not by a worker."""
-        async with asyncio.timeout(timeout):
-            while True:
-                state = await self.house.get("/ops/state")
-                busy = sum(state["jobs"][name] for name in ("queued", "loading", "working"))
-                runs = sum(len(target["running"]) for target in state["targets"])
-                if not busy and not runs and not self.fake.answering:
-                    return
-                await asyncio.sleep(0.01)
+
+        async def nobody() -> bool:
+            state = await self.house.get("/ops/state")
+            busy = sum(state["jobs"][name] for name in ("queued", "loading", "working"))
+            runs = sum(len(target["running"]) for target in state["targets"])
+            return not busy and not runs and not self.fake.answering
+
+        await until(nobody, timeout)
 
     @contextlib.asynccontextmanager
     async def quiet(self, lines: int | None = 1) -> AsyncIterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from foreman.demo.ollama import FakeOllama
 from foreman.settings import TargetSettings, load
 from foreman.upstream.faults import Kind
 from tests.cli.process import PATIENCE, ran, started
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,12 +30,13 @@ def nobody() -> str:
 
 async def healthy(url: str) -> None:
     """Wait until a gateway that has just started finds all well."""
-    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
-        while True:
+    async with aiohttp.ClientSession() as session:
+
+        async def well() -> bool:
             async with session.get(f"{url}/healthz") as reply:
-                if not (await reply.json())["degraded"]:
-                    return
-            await asyncio.sleep(0.05)
+                return not (await reply.json())["degraded"]
+
+        await wait_until(well, PATIENCE)
 
 
 async def test_beside_a_running_foreman_all_is_well(tmp_path: Path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import pytest
 from foreman.demo.ollama import FakeOllama
 from tests.cli.process import ran, shell, started
 from tests.needs import needs
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,12 +74,11 @@ async def test_sighup_reads_the_targets_again_and_a_wrong_file_changes_nothing(t
             url = (await foreman.line("listens on")).split()[-1]
 
             async def models(wanted: set[str]) -> None:
-                async with asyncio.timeout(60):
-                    while True:
-                        async with session.get(f"{url}/api/tags") as reply:
-                            if {entry["name"] for entry in (await reply.json())["models"]} == wanted:
-                                return
-                        await asyncio.sleep(0.02)
+                async def there() -> bool:
+                    async with session.get(f"{url}/api/tags") as reply:
+                        return {entry["name"] for entry in (await reply.json())["models"]} == wanted
+
+                await wait_until(there)
 
             await models({"alpha:latest"})
             file.write_text("nonsense\n")

@@ -15,6 +15,8 @@ class Exact:
 
     grain = EPSILON
     """Seconds by which two clocks' words for one moment may differ."""
+    tick = 0.0
+    """Seconds of one count of the clock: what is counted as one moment may have come in either order."""
 
     def slack(self, _since, _until):
         """Seconds that it may take at most to do what was due at `since` and was done at `until`."""
@@ -69,8 +71,9 @@ def check_order(run, clock=EXACT):
             until = before.started if before.started is not None else before.ended
             for after in jobs[index + 1 :]:
                 started = after.started
-                assert started is None or not before.arrived <= started < until - clock.grain, (
-                    "out of order in its lane"
+                assert started is None or not before.arrived + clock.tick <= started < until - clock.grain, (
+                    f"out of order in {name}: {after.serial} began at {started}, when {before.serial} waited from "
+                    f"{before.arrived} to {until}"
                 )
 
 

@@ -37,6 +37,7 @@ class Measured:
 
     grain = 0.002
     """The store counts whole milliseconds, and a worker knows its clock to about one."""
+    tick = 0.001
 
     def __init__(self, queue) -> None:
         self._queue = queue

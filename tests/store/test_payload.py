@@ -173,6 +173,20 @@ async def test_a_sync_answer_that_is_gone_frees_its_key(small: Ground) -> None:
     assert again.job_id != first
 
 
+async def test_a_failed_try_that_loses_its_request_leaves_the_key_to_the_next_one(small: Ground) -> None:
+    keyed = {"surface": Surface.SYNC, "idempotency_key": "k", "finish": True, "fingerprint": "f"}
+    failed = await submit(small, lane="lane-run", **keyed)
+    claimed = await small.claim(await small.owner(), lane="lane-run")
+    wrong = Failure(Code.UPSTREAM_ERROR, "x")
+    assert await small.queue.transition(failed, claimed.job.epoch, State.FAILED, reason="test", failure=wrong)
+    second = (await small.queue.submit(new_job(request=b"r", **keyed))).job_id
+    assert second != failed
+    await submit(small, 9500)
+    assert await small.queue.kept(failed) is None, "the store is full: the oldest ended one goes first"
+    again = await small.queue.submit(new_job(request=b"r", **keyed))
+    assert (again.known, again.job_id) == (True, second)
+
+
 async def test_what_a_ttl_removes_is_counted_too(small: Ground) -> None:
     jobs = [await done(small) for _ in range(5)]
     for job_id in jobs[:2]:  # as an hour later

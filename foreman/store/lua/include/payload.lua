@@ -78,6 +78,13 @@ local function payload_recount()
   return bytes
 end
 
+-- Where an ended job's Idempotency-Key stands; nil where it has none, or another job has it by now.
+local function own_key(id)
+  local named = redis.call('HGET', k_job(id), 'idempotency')
+  if named and string.find(redis.call('GET', k_idempotency(named)) or '', id, 1, true) == 1 then return k_idempotency(named) end
+  return nil
+end
+
 -- Take it from the oldest ended jobs until no more than `most` bytes are left; first from those whose webhooks have all
 -- been told. Returns the bytes that are left.
 local function payload_evict(bytes, most)
@@ -99,10 +106,8 @@ local function payload_evict(bytes, most)
       local entry = lines[surface][firsts[surface]]
       if pass == 2 or redis.call('ZCARD', k_outbox(id)) == 0 then
         redis.call('DEL', unpack(payload_keys(id)))
-        if surface == 'sync' then -- its key is free: there is no answer to give again
-          local key = redis.call('HGET', k_job(id), 'idempotency')
-          if key then redis.call('DEL', k_idempotency(key)) end
-        end
+        local key = surface == 'sync' and own_key(id)
+        if key then redis.call('DEL', key) end -- it is free: there is no answer to give again
         redis.call('ZREM', k_payloads(surface), entry)
         payload_add(-size)
         bytes = bytes - size

@@ -15,7 +15,7 @@ from foreman.core.jobs import State
 from foreman.protocols.job_object import INLINE_LIMIT
 from foreman.protocols.webhook import LONGEST_SWING, SCHEDULE
 from foreman.store import rows
-from foreman.store.keys import ATTEMPTS, DELIVERIES, OUTBOX, Keys
+from foreman.store.keys import ARQ, ATTEMPTS, DELIVERIES, OUTBOX, Keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -281,6 +281,10 @@ class Deliveries:
     async def sweep(self, pace: Pace) -> list[str]:
         """Give those a last attempt that broken receivers have put off for as long as their schedule takes."""
         return [delivery.decode() for delivery in await self._script("sweep", rows.ms(pace.span), BATCH)]
+
+    async def handed(self, now: float) -> bool:
+        """Whether anything is written for arq to run; `now` in seconds since the epoch by the clock of arq's host."""
+        return bool(await self._connection.command("ZCOUNT", self._keys.of(ARQ), "-inf", rows.ms(now)))
 
     async def waiting(self) -> int:
         """How many deliveries have not ended, of all jobs."""

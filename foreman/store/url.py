@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 DEFAULT_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
+_HIGHEST_PORT: Final = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,10 @@ def _bare(url: str) -> str:
 
 def _node(text: str, port: int, url: str) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
-    return parts.hostname or "localhost", _number(parts.netloc.rpartition("]")[2].partition(":")[2] or str(port), url)
+    number = _number(parts.netloc.rpartition("]")[2].partition(":")[2] or str(port), url)
+    if number > _HIGHEST_PORT:
+        raise ValueError(f"{_bare(url)!r} is no store URL: there is no port {number}")
+    return parts.hostname or "localhost", number
 
 
 def _number(text: str, url: str) -> int:

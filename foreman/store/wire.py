@@ -91,9 +91,13 @@ class Wire:
         self._why = "not dialled yet"
 
     async def open(self, wait: float) -> None:
-        """Dial, for at most `wait` seconds. Raises StoreUnavailableError."""
+        """Dial, for at most `wait` seconds. Raises StoreUnavailableError; nothing is dialled any more then."""
         self._tasks.spawn(self._dial_until_up(time.monotonic()), "dial")
-        await self._until_ready(wait)
+        try:
+            await self._until_ready(wait)
+        except BaseException:
+            await self.close()
+            raise
 
     async def command(self, *args: Arg) -> Any:
         """See Connection."""
@@ -130,8 +134,9 @@ class Wire:
         for attempt in range(1_000_000_000):
             try:
                 pipe = await self._dial()
-            except (OSError, TimeoutError, StoreUnavailableError, ScriptError) as error:
-                self._why = str(error) or type(error).__name__
+            except (OSError, TimeoutError, UnicodeError, StoreUnavailableError, ScriptError) as error:
+                host = f"{self._url.shown} is no host name" if isinstance(error, UnicodeError) else ""
+                self._why = host or str(error) or type(error).__name__
                 if attempt == 0:
                     log.warning("store.away", address=self._url.shown, error=self._why)
                 await asyncio.sleep(BACKOFF[min(attempt, len(BACKOFF) - 1)])

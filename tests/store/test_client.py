@@ -63,6 +63,7 @@ class TestUrl:
             "http://h",
             "redis:/h",
             "redis://h:port",
+            "redis://h:65536",
             "redis://h/x",
             "redis+sentinel://h",
         ],

@@ -191,6 +191,20 @@ async def test_nobody_there(tmp_path: Path) -> None:
     await wire.close()
 
 
+async def test_who_gave_up_waiting_dials_no_more(tmp_path: Path) -> None:
+    where = parse(f"unix://{tmp_path}/none")
+    wire = Wire(where, locator(where))
+    with pytest.raises(StoreUnavailableError):
+        await wire.open(0.02)
+    assert [task for task in asyncio.all_tasks() if task.get_name() == "store.wire.dial"] == []
+
+
+async def test_a_host_that_is_no_name_is_said_to_be_none() -> None:
+    where = parse("redis://store..lan")
+    with pytest.raises(StoreUnavailableError, match=r"store\.\.lan:6379 is no host name"):
+        await Wire(where, locator(where)).open(0.5)
+
+
 async def test_closed_is_closed(valkey: str) -> None:
     async with dialled(valkey) as wire:
         blocked = asyncio.gather(wire.command("BLPOP", "foreman:none:list", 5), return_exceptions=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import copy
 import time
 from typing import TYPE_CHECKING
 
 from foreman.core.jobs import Slot, State
 from foreman.link.channel import Framing, Head
+from foreman.store.lease import LeaseKeeper
 from foreman.store.records import TargetStatus, WorkerPresence
 
 if TYPE_CHECKING:
@@ -21,10 +20,6 @@ if TYPE_CHECKING:
 NDJSON = Head(200, (("Content-Type", "application/x-ndjson"),), Framing.NDJSON)
 SSE = Head(200, (("Content-Type", "text/event-stream"),), Framing.SSE)
 JSON = Head(200, (("Content-Type", "application/json; charset=utf-8"),), Framing.RAW)
-
-
-LEASE_MS = 60_000
-"""So long that no test's own work, and no busy machine, ends it before it is renewed."""
 
 
 def tag(name: str, digest: str = "d1" * 32) -> dict:
@@ -93,23 +88,14 @@ class Puppet:
         self.local = local
         self.name = name
         self.owned = {}
-        self._unhurried = copy.copy(store.queue)
-        self._unhurried._lease_ms = LEASE_MS
-        self._keeper: asyncio.Task | None = None
+        self._keeper = LeaseKeeper(store.url, store.queue.keys.pool, name, lambda: None)
 
     async def start(self) -> None:
-        await self._unhurried.enroll(WorkerPresence(self.name, time.time(), time.time() + 4, ()))
-        self._keeper = asyncio.get_running_loop().create_task(self._renew())
+        await self.store.queue.enroll(WorkerPresence(self.name, time.time(), time.time() + 4, ()))
+        self._keeper.start()
 
     async def stop(self) -> None:
-        self._keeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._keeper
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(1)
-            await self._unhurried.renew(self.name)
+        await asyncio.to_thread(self._keeper.stop)
 
     async def publish(self, name: str = "gpu1", *models: str, **fields) -> None:
         """Own a target and publish what it has."""

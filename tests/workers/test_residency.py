@@ -119,6 +119,12 @@ def test_embedding_models_take_no_place(here):
     assert lanes(here) == ["d1"]
 
 
+def test_a_name_that_nobody_has_is_not_remembered_for_having_been_asked_to_embed(here):
+    for number in range(3):  # callers name what they like; the target's own words are their answer
+        here.embeds(f"none-{number}:cloud", None, 0.0)
+    assert here.embed_used == {}
+
+
 def test_a_model_that_is_drained_too_keeps_its_place_when_it_embeds(here):
     here.loaded("d1", "a", None, now=1, seconds=1)
     here.embeds("a", None, 0.0)

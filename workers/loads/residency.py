@@ -194,6 +194,8 @@ class Residency(Names):
 
     def embeds(self, model: str, digest: str | None, now: float) -> None:
         """A job of the embedding slot used this model: it takes none of the drain's places, unless it is drained too."""
+        if not self.knows(model):
+            return  # callers ask for names without end
         identity = self.identity(model, digest)
         self.embed_used[identity] = now
         if all(held.identity != identity for held in self._held.values()):

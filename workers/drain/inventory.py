@@ -170,7 +170,7 @@ class Inventory:
         try:
             await target.queue.publish(target.own, self._status(), learned, forgotten)
         except StoreUnavailableError:
-            target.learned.unwritten(learned)
+            target.learned.unwritten(learned, forgotten)
             target.publish_wanted.set()
 
     def _status(self) -> TargetStatus:

@@ -147,9 +147,10 @@ class Learned:
         self._forgotten.clear()
         return changed, forgotten
 
-    def unwritten(self, names: Iterable[str]) -> None:
-        """These did not reach the store."""
-        self._changed.update(names)
+    def unwritten(self, changed: Iterable[str], forgotten: Iterable[str]) -> None:
+        """These words of `changes` did not reach the store."""
+        self._changed.update(changed)
+        self._forgotten.update(name for name in forgotten if name not in self._lanes)
 
     def published(self, names: Iterable[str], now: float) -> dict[str, Any]:
         """What gateways are told: lane → [run s, s between ends, calls/s, median gap s or -1 for never, shortest run s]."""
@@ -167,6 +168,7 @@ class Learned:
         lane = self._lanes.pop(name, None) or Lane()
         self._lanes[name] = lane
         self._changed.add(name)
+        self._forgotten.discard(name)
         self._trim()
         return lane
 

@@ -29,6 +29,7 @@ from foreman.store.records import GatewayPresence
 from foreman.tasks import Tasks
 from foreman.web import openapi
 from foreman.web.auth import Gatekeeper
+from foreman.web.body import expect_later
 from foreman.web.calls.call import Calls
 from foreman.web.calls.intake import Intake
 from foreman.web.calls.ollama_api import OllamaAPI
@@ -204,6 +205,7 @@ class Gateway:
         await self._runner.setup()
         server = self._runner.server
         assert server is not None
+        server.request_factory = expect_later(server.request_factory)
         loop = asyncio.get_running_loop()
         # The reference is kept: uvloop forgets a server that nobody holds.
         self._server = await loop.create_server(

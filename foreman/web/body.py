@@ -7,18 +7,22 @@ refuse what is too large before it is in memory and what dribbles in; I look at 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from aiohttp import HttpVersion11, hdrs
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from foreman.core.errors import Code, Failure
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from collections.abc import Callable
 
 log = structlog.get_logger(__name__)
+
+EXPECTS: Final = web.RequestKey("expects", str)
+"""The `Expect` of a request, lower case; where it has one."""
 
 SILENCE: Final = 30.0
 """Seconds a body may stay without a byte."""
@@ -64,12 +68,27 @@ def too_large(limit: int) -> Failure:
     )
 
 
-async def expect_later(request: web.Request) -> None:
-    """The routes' answer to `Expect`: none yet. The 100 goes out when somebody reads the body, as Go's server does."""
+def expect_later(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """The server's maker of requests, but that `Expect` is set aside, which aiohttp would answer at once.
+
+    The 100 goes out when somebody reads the body, so none before a refusal, as Go's server does.
+    """
+
+    def request(message: Any, *rest: Any) -> web.BaseRequest:
+        expects = message.headers.get(hdrs.EXPECT)
+        if expects is None:
+            return make(message, *rest)
+        headers = CIMultiDict(message.headers)
+        headers.popall(hdrs.EXPECT)
+        made = make(message._replace(headers=CIMultiDictProxy(headers)), *rest)
+        made[EXPECTS] = expects.lower()
+        return made
+
+    return request
 
 
 async def send_continue(request: web.Request) -> None:
     """Tell a caller that waits for it to send its body."""
-    if request.version >= HttpVersion11 and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+    if request.version >= HttpVersion11 and EXPECTS in request and request.content_length != 0:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # an interim answer is no answer yet

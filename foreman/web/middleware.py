@@ -6,6 +6,7 @@ Ollama's, and refuse hosts, origins and callers that are not let in. I read no b
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from foreman.core.errors import Code, Failure
 from foreman.protocols import words
 from foreman.web import auth
+from foreman.web.body import EXPECTS
 from foreman.web.cors import Origins, host_is_local, host_name, same_origin
 from foreman.web.dialect import Dialect
 from foreman.web.sent import Sent
@@ -38,6 +40,7 @@ PAGE_HEADER: Final = "X-Foreman-Page"
 """What the page's script sends with everything, so that its cookie counts beyond the page and `/ops`."""
 NO_HOST: Final = b"400 Bad Request: missing required Host header"
 _PLAIN: Final = "text/plain"
+_CONTINUE: Final = "100-continue"
 _SHORT: Final = 64 * 1024
 """Bytes of an unread body that are waited for, so that the connection can be kept."""
 _LOGGED: Final = 200
@@ -69,6 +72,8 @@ class Gate:
         host = request.headers.get(hdrs.HOST)
         if host is None and request.version >= HttpVersion11:
             return plain(400, NO_HOST, close=True)
+        if request.get(EXPECTS, _CONTINUE) != _CONTINUE:
+            return plain(417, b"", close=True)
         if self._guard_host and not (host_is_local(host) or self._origins.names_host(host_name(host or ""))):
             return _foreign(request, "this gateway knows no such Host: call it by its own name, or set a token")
         if origin is not None and not self._origins.allows(origin, host):
@@ -187,15 +192,17 @@ def empty(status: int) -> web.Response:
 
 
 def moved(request: web.Request) -> web.Response | None:
-    """A redirect to the path as it is served: without a trailing or doubled slash. None where that isn't served."""
-    path = _SLASHES.sub("/", request.rel_url.raw_path)
-    doubled = path != request.rel_url.raw_path
-    path = path if path == "/" else path.rstrip("/")
-    if path == request.rel_url.raw_path or not path or not _is_served(request, path):
+    """A redirect to the path as it is served: without a trailing or doubled slash, `.` and `..`. None where that isn't.
+
+    A tidier path is Go's ServeMux's 307; a slash at the end is gin's, 301 for a GET.
+    """
+    asked = request.rel_url.raw_path
+    path = posixpath.normpath(_SLASHES.sub("/", asked))
+    if path == asked or not _is_served(request, path):
         return None
     query = request.rel_url.raw_query_string
     where = f"{path}?{query}" if query else path
-    status = 301 if request.method == "GET" and not doubled else 307
+    status = 301 if request.method == "GET" and asked == f"{path}/" else 307
     if request.method not in {"GET", "HEAD"}:
         return web.Response(status=status, headers={hdrs.LOCATION: where, hdrs.CONTENT_LENGTH: "0"})
     words = {301: "Moved Permanently", 307: "Temporary Redirect"}[status]
@@ -216,7 +223,7 @@ async def tidy_headers(request: web.BaseRequest, response: web.StreamResponse) -
 def _is_short(request: web.Request) -> bool:
     """Whether an unread body is on its way and soon through, so that the connection can be kept."""
     length = request.content_length
-    return length is not None and length <= _SHORT and hdrs.EXPECT not in request.headers
+    return length is not None and length <= _SHORT and EXPECTS not in request
 
 
 def _is_open(request: web.Request) -> bool:

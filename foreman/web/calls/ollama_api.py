@@ -13,7 +13,6 @@ from aiohttp import hdrs, web
 
 from foreman.core.errors import Code, Failure
 from foreman.protocols import gojson, paths
-from foreman.web.body import expect_later
 from foreman.web.pool import inventory
 
 if TYPE_CHECKING:
@@ -33,11 +32,11 @@ class OllamaAPI:
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Put all paths on the router."""
         for path in (*paths.OLLAMA, paths.SHOW):
-            router.add_post(path, self.queued, expect_handler=expect_later)
+            router.add_post(path, self.queued)
         for path, method in paths.MANAGEMENT.items():
-            router.add_route(method, path, self.managed, expect_handler=expect_later)
+            router.add_route(method, path, self.managed)
         for method in ("HEAD", "POST"):
-            router.add_route(method, "/api/blobs/{digest}", self.blobs, expect_handler=expect_later)
+            router.add_route(method, "/api/blobs/{digest}", self.blobs)
         router.add_get("/", self.root)
         router.add_get("/api/version", self.version)
         router.add_get("/api/tags", self.tags)

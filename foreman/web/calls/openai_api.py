@@ -14,7 +14,6 @@ from aiohttp import hdrs, web
 from foreman.core import lanes
 from foreman.core.errors import Code, Failure
 from foreman.protocols import gojson, paths
-from foreman.web.body import expect_later
 from foreman.web.pool import inventory
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class OpenAIAPI:
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Put all paths on the router."""
         for path in paths.OPENAI:
-            router.add_post(path, self.queued, expect_handler=expect_later)
+            router.add_post(path, self.queued)
         router.add_get("/v1/models", self.models, allow_head=False)
         router.add_get("/v1/models/{id:.*[^/]}", self.model, allow_head=False)
 

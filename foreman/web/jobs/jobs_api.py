@@ -21,7 +21,7 @@ from foreman.protocols.job_request import wrong
 from foreman.store.deliveries import Redelivered, job_of
 from foreman.store.records import CancelOutcome, Wanted
 from foreman.web.auth import Role
-from foreman.web.body import expect_later, read_body
+from foreman.web.body import read_body
 from foreman.web.calls import wishes
 from foreman.web.calls.intake import passed
 from foreman.web.jobs.batch import Batch
@@ -61,9 +61,9 @@ class JobsAPI:
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Put all paths on the router."""
-        router.add_post("/jobs", self.submit, expect_handler=expect_later)
+        router.add_post("/jobs", self.submit)
         router.add_get("/jobs", self.list)
-        router.add_post("/jobs/batch", self.batch, expect_handler=expect_later)
+        router.add_post("/jobs/batch", self.batch)
         router.add_get("/jobs/{job_id}", self.show)
         router.add_delete("/jobs/{job_id}", self.cancel)
         router.add_get("/jobs/{job_id}/request", self.request)

@@ -300,6 +300,22 @@ async def test_no_100_continue_for_a_body_that_is_refused(open_gateway, worker, 
     assert (await caller.reply()).status == 413
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "expects", "status"),
+    [
+        ("POST", "/nope", "100-continue", 404),
+        ("PUT", "/api/chat", "100-Continue", 405),
+        ("POST", "/jobs/x/retry", "100-continue", 404),
+        ("GET", "/api/version", "100-continue", 200),
+        ("POST", "/api/chat", "200-ok", 417),
+    ],
+)
+async def test_no_100_continue_where_nobody_reads_a_body(gateway, dial, method, path, expects, status):
+    caller = await dial(gateway)
+    caller.ask(method, path, b"", Content_Length="5", Expect=expects)
+    assert (await caller.reply()).status == status
+
+
 async def test_headers_of_a_request_cannot_be_smuggled_into_the_answer(gateway, dial):
     caller = await dial(gateway)
     reply = await caller.get("/", Origin="http://localhost:3000\tX-Evil: 1")

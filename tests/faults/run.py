@@ -5,6 +5,7 @@
 Seeded and bounded: under five minutes, with --quick about one. Prints a table, a line per promise, and ends with 1 where
 one was broken; at once where that is one that must hold exactly. What is promised, and what is not, stands in
 docs/reliability.md. A phase that takes longer than it may is ended, and what it waited for is printed; so does SIGUSR1.
+Whatever else it hangs in, it ends by itself (lastresort.py).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from foreman.store.keys import PERMANENT
 from tests.faults import judge, report
 from tests.faults.callers import Callers
 from tests.faults.injectors import TARGETS, Injectors
+from tests.faults.lastresort import LastResort
 from tests.faults.ledger import Ledger
 from tests.faults.numbers import Numbers
 from tests.faults.timed import Timed
@@ -55,6 +57,8 @@ UNFIT: Final = "a92d118^..17f3807^"
 """Between these no version reaches a target: beside one of them a run tells nothing."""
 START: Final = 60.0
 """Seconds in which all processes must be up."""
+REST: Final = 110.0
+"""Seconds for what is outside of the plan's bound and of START: the judgement, and the end of all processes."""
 LEAVE: Final = 20.0
 """Seconds in which a process must be gone after its SIGTERM: no grace here is longer than 5."""
 TIME_PASSES: Final = """
@@ -368,17 +372,22 @@ class Run:
         return [(nap["at"], nap["late"]) for nap in map(json.loads, (line for line in lines if line.startswith("{")))]
 
 
-def where() -> None:
-    """What every task of ours waits for, the same ones together: for a phase that is not over in time, and upon SIGUSR1."""
+def where(loop: asyncio.AbstractEventLoop | None = None) -> None:
+    """What every task of ours waits for, the same ones together: for a phase that is not over in time, and upon SIGUSR1.
+
+    With a loop, all of that loop's, whatever thread asks.
+    """
     stacks: Counter[str] = Counter()
-    for task in asyncio.all_tasks():
+    for task in asyncio.all_tasks(loop):
         step, frames = task.get_coro(), []
         while (frame := getattr(step, "cr_frame", None)) is not None:
             frames.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}")
             step = step.cr_await  # type: ignore[union-attr] # what has a cr_frame has it
         stacks[" > ".join(frames[-6:])] += 1
     for stack, count in stacks.most_common():
-        if "injectors.py" in stack or "_settle" in stack or "_judge" in stack:  # all else waits for these
+        if (
+            loop is not None or "injectors.py" in stack or "_settle" in stack or "_judge" in stack
+        ):  # else: it waits for these
             print(f"         {count} at {stack}", flush=True)
 
 
@@ -456,7 +465,9 @@ def main() -> int:
         run = Run(QUICK if asked.quick else FULL, asked.seed, folder, old)
         import uvloop
 
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        bound = START + run.plan.bound + REST
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        with LastResort(bound, run.pool.pids, lambda: where(runner.get_loop())), runner:
             promises = runner.run(run.run())
         broken = [promise for promise in promises if promise.breaches]
         last = f"seed {asked.seed}, {time.monotonic() - began:.0f} s: {len(broken)} of {len(promises)} promises broken"

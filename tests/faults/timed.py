@@ -123,7 +123,7 @@ class Timed:
                 told = self.ledger.terms.get(event["worker"])
                 if event["state"] != "queued" or told is None or int(event["time"]) / 1000 < told:
                     continue
-                if event["reason"] not in {"shutdown", "released"}:
+                if event["reason"] not in {"shutdown", "released", "retired"}:  # the last: claimed as the signal came
                     promise.breaches.append(f"{job.id}: {event['reason']} after SIGTERM")
                     continue
                 if event["attempt"] != before["attempt"]:

@@ -203,6 +203,11 @@ class Topology:
         for wire in self.wires.values():
             await wire.close()
 
+    def pids(self) -> list[int]:
+        """The processes that live."""
+        lives = [seat.life.process.pid for seat in self.seats.values() if seat.life is not None]
+        return [*lives, self._store.pid] if self._store is not None else lives
+
     def clock(self, name: str, offset: float) -> None:
         """Have the wall clock of a seat's processes jump: by `offset` seconds against the machine's."""
         (self.folder / "clocks" / name / "offset").write_text(str(offset))

@@ -68,7 +68,7 @@ async def examine(settings: Settings, *, container: bool) -> list[Finding]:
     named = settings.targets_source != "ollama_url" or "ollama_url" in settings.model_fields_set
     ask = settings.target_list if named or not state.get("targets") else ()
     async with asyncio.TaskGroup() as group:
-        store = group.create_task(_store(settings))
+        store = group.create_task(_store(settings, running=bool(state)))
         asked = [group.create_task(_target(target, container=container)) for target in ask]
     targets = [one.result() for one in asked] if ask else [_told(target) for target in state.get("targets", ())]
     return [*_settings(settings), *gateway, *store.result(), *_links(settings), *targets]
@@ -211,13 +211,16 @@ def _room(state: dict[str, Any]) -> list[Finding]:
     ]
 
 
-async def _store(settings: Settings) -> list[Finding]:
-    """The store: can it be had, and is it one that loses nothing?"""
+async def _store(settings: Settings, *, running: bool) -> list[Finding]:
+    """The store: can it be had, and is it one that loses nothing? A running foreman's folder may be closed to us."""
     if settings.redis_url is None:
         try:
             binary = await asyncio.to_thread(find_binary)
         except StoreRefusedError as error:
             return [Finding(Level.PROBLEM, "store", str(error), "or set FOREMAN_REDIS_URL")]
+        if not running and not _can_hold(settings.data_dir):
+            sentence = f"the data directory {settings.data_dir} can't be made or written to by this user"
+            return [Finding(Level.PROBLEM, "store", sentence, "set FOREMAN_DATA_DIR to a folder of yours")]
         return [Finding(Level.OK, "store", f"the embedded one ({binary}), its data in {settings.data_dir}")]
     try:
         store = await connect(settings, settings.redis_url, wait=2.0)
@@ -237,6 +240,13 @@ async def _store(settings: Settings) -> list[Finding]:
         await store.close()
     found = [Finding(Level.WARNING, "store", finding.message, "see the sentence") for finding in store.findings]
     return found or [Finding(Level.OK, "store", f"it answers in {latency * 1000:.1f} ms")]
+
+
+def _can_hold(folder: Path) -> bool:
+    """Whether files can be put into a folder, which may have to be made first."""
+    folder = folder.expanduser().absolute()
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - Path.exists raises where a parent is closed to us
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _told(target: dict[str, Any]) -> Finding:

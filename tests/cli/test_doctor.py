@@ -124,6 +124,14 @@ async def test_a_wrong_setting_is_a_finding(tmp_path: Path):
     assert "FOREMAN_HEARTBEAT is 'soon'" in out
 
 
+async def test_a_data_directory_that_can_not_be_made_is_a_finding_where_no_foreman_runs():
+    for there, level in ((False, Level.PROBLEM), (True, Level.OK)):
+        (found,) = await checkup._store(load(data_dir="/dev/null/foreman"), running=there)
+        assert found.level is level
+    (found,) = await checkup._store(load(data_dir="/tmp/not/yet/there"), running=False)
+    assert found.level is Level.OK, "what is missing is made"
+
+
 async def test_an_ollama_without_models_is_told_how_to_get_one():
     async with FakeOllama(models=[]) as fake:
         found = await examine(load(targets=f"main={fake.url}", url=nobody()), container=False)

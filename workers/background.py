@@ -42,8 +42,10 @@ _SWEEP: Any = maintenance.sweep  # arq's Protocol for coroutines asks for a __qu
 _DELIVERIES: Any = maintenance.sweep_deliveries  # as above
 _ROLL_UP: Any = maintenance.roll_up  # as above
 _DELIVER: Any = webhooks.deliver  # as above
-_AT_ONCE: Final = 1000
-"""arq jobs at once. A slow URL holds a few of them at most, a host with many URLs a quarter (include/outbox.lua)."""
+AT_ONCE: Final = 1010
+"""arq jobs at once: as many as there are places at all receivers (include/outbox.lua), and what the clock starts."""
+_LOOK: Final = 20
+"""arq jobs started before it looks again who is first: starting one takes it five round trips to the store."""
 _JOB_TIMEOUT: Final = 60
 """Seconds: more than an attempt takes with the store away for a while; arq runs a killed one again 10 s later."""
 _POLL: Final = 0.05
@@ -120,7 +122,8 @@ class Background:
             handle_signals=False,
             keep_result=0,
             poll_delay=_POLL,
-            max_jobs=_AT_ONCE,
+            max_jobs=AT_ONCE,
+            queue_read_limit=_LOOK,
             job_timeout=_JOB_TIMEOUT,
             job_serializer=_bytes,
             job_deserializer=json.loads,

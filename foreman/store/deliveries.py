@@ -174,19 +174,12 @@ class Deliveries:
         self._connection = connection
         self._keys = Keys(pool)
 
-    async def begin(self, delivery: str, ticket: int, pace: Pace, *, early: bool = False) -> Attempt | None:
+    async def begin(self, delivery: str, ticket: int, pace: Pace) -> Attempt | None:
         """The right to an attempt; None where there is nothing to do now (the store sees to it that it comes again).
 
-        `early`: before arq comes to it, which need not come any more.
+        Whoever begins before arq comes to it has begun it: arq need not come any more.
         """
-        reply = await self._script(
-            "begin",
-            delivery,
-            ticket,
-            rows.ms(pace.lease),
-            rows.ms(pace.schedule[0]),
-            int(early),
-        )
+        reply = await self._script("begin", delivery, ticket, rows.ms(pace.lease), rows.ms(pace.schedule[0]))
         if reply[0] != b"go":
             return None
         row = rows.table(reply[3])

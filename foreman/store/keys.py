@@ -139,7 +139,7 @@ BUSY: Final = Template(
     "busy:<url>",
     "zset",
     Life.OWNED,
-    "deliveries that have a place at a URL, in arq's queue or under way; score when somebody looks after them, ms; the same by host, for a minute",
+    "deliveries that have a place at a URL, in arq's queue or under way; score when somebody looks after them, ms; the same by host, and of all (`*`), for a minute",
 )
 WAITING: Final = Template(
     "waiting",

@@ -226,7 +226,7 @@ async def test_who_settles_may_begin_the_next_before_arq_does(ground: Ground) ->
     settled = await ground.store.deliveries.settle(attempts[0], Outcome.DELIVERED, PACE)
     assert settled == Settled(After.DELIVERED, (f"evt_{jobs[4]}_1", 1))
     assert (f"evt_{jobs[4]}_1", 1) in await sent(ground), "arq has it, should nobody begin it"
-    assert await ground.store.deliveries.begin(*settled.handed, PACE, early=True) is not None
+    assert await ground.store.deliveries.begin(*settled.handed, PACE) is not None
     assert (f"evt_{jobs[4]}_1", 1) not in await sent(ground)
     assert await begin(ground, f"evt_{jobs[4]}_1", 1) is None, "arq comes too late"
     settled = await ground.store.deliveries.settle(attempts[1], Outcome.ABANDONED, PACE)
@@ -236,14 +236,14 @@ async def test_who_settles_may_begin_the_next_before_arq_does(ground: Ground) ->
 HOST = "hook.example"
 
 
-async def crowd(ground: Ground, places: int, until: float) -> None:
-    """So many places at the host are taken, until then (ms), by deliveries of other URLs."""
-    await ground.look.zadd(ground.key(k.BUSY, HOST), {f"evt_other_{number}": until for number in range(places)})
+async def crowd(ground: Ground, places: int, until: float, where: str = HOST) -> None:
+    """So many places at the host, or in all, are taken, until then (ms), by deliveries of other URLs."""
+    await ground.look.zadd(ground.key(k.BUSY, where), {f"evt_other_{number}": until for number in range(places)})
 
 
 async def test_a_host_gets_so_many_at_once_whatever_its_urls(ground: Ground) -> None:
     """Some have a URL per job: a place for each would leave other hosts none."""
-    await crowd(ground, 248, (time.time() + 3600) * 1000)
+    await crowd(ground, 123, (time.time() + 3600) * 1000)
     first, second, third, fourth = [await job(ground, f"https://{HOST}/{number}") for number in range(4)]
     other = await job(ground, "https://hook.elsewhere.example/")
     assert await sent(ground) == [(f"evt_{one}_1", 1) for one in (first, second, other)]
@@ -255,6 +255,7 @@ async def test_a_host_gets_so_many_at_once_whatever_its_urls(ground: Ground) -> 
         )
     assert await newest(ground, f"evt_{first}_1") == 1
     assert await ground.look.zrange(ground.key(k.WAITING, HOST), 0, -1) == [f"https://{HOST}/0", f"https://{HOST}/1"]
+    await crowd(ground, 123, 1.0)
     attempt = await begin(ground, f"evt_{third}_1", 1)
     assert await settle(ground, attempt, Outcome.DELIVERED) is After.DELIVERED
     assert await newest(ground, f"evt_{first}_1") == 2
@@ -269,8 +270,8 @@ async def test_at_a_full_host_who_takes_its_events_goes_before_who_hangs(ground:
 
     await told(f"https://{HOST}/well", Outcome.DELIVERED)
     await told(f"https://{HOST}/hung", Outcome.FAILED)
-    await crowd(ground, 249, (time.time() + 3600) * 1000)
     busy = await begin(ground, f"evt_{await job(ground, f'https://{HOST}/busy')}_1", 1)
+    await crowd(ground, 249, (time.time() + 3600) * 1000)
     for path in ("hung", "new", "well"):
         await job(ground, f"https://{HOST}/{path}")
     assert busy is not None
@@ -278,6 +279,42 @@ async def test_at_a_full_host_who_takes_its_events_goes_before_who_hangs(ground:
     assert [url.rpartition("/")[2] for url in line] == ["well", "new", "hung"]
     shouted = await job(ground, f"https://{HOST.upper()}/shouted")
     assert await newest(ground, f"evt_{shouted}_1") == 0, "a host's name has no case"
+
+
+async def test_at_a_host_where_many_hang_there_is_room_for_who_does_not(ground: Ground) -> None:
+    """Hanging ones have a quarter of its places, new ones half: the rest is for those that are known to answer."""
+    url = f"https://{HOST}/"
+    for path, outcome in (("well", Outcome.DELIVERED), ("hung", Outcome.FAILED)):
+        await settle(ground, await begin(ground, f"evt_{await job(ground, url + path)}_1", 1), outcome)
+    for taken, told in ((61, ["hung", "new", "well"]), (62, ["new", "well"]), (125, ["well"]), (250, [])):
+        await crowd(ground, taken, (time.time() + 3600) * 1000)
+        went = []
+        for path in ("hung", "new", "well"):
+            delivery = f"evt_{await job(ground, url + path + str(taken) * (path == 'new'))}_1"
+            if await newest(ground, delivery):
+                went.append(path)
+                attempt = await begin(ground, delivery, 1)
+                await settle(ground, attempt, Outcome.FAILED if path == "hung" else Outcome.DELIVERED)
+        assert went == told
+
+
+async def test_hosts_that_hang_leave_a_place_for_the_next(ground: Ground) -> None:
+    """Each takes at most a part of what all leave free: whatever their number, there is something left."""
+    well, hung, new = (f"https://{name}.example/" for name in ("well", "hung", "new"))
+    for url, outcome in ((well, Outcome.DELIVERED), (hung, Outcome.FAILED)):
+        await settle(ground, await begin(ground, f"evt_{await job(ground, url)}_1", 1), outcome)
+    await crowd(ground, 997, (time.time() + 3600) * 1000, "*")
+    waits, goes_last, goes_first = [f"evt_{await job(ground, url)}_1" for url in (hung, new, well)]
+    assert [await newest(ground, one) for one in (waits, goes_last, goes_first)] == [0, 1, 1]
+    assert [name for name, _ in await sent(ground)] == [goes_first, goes_last], "arq begins with who is known to answer"
+    moment = await ground.look.zscore(ground.key(k.CALLS), hung)
+    assert moment < (time.time() + 20) * 1000, "nobody at its host has a place to give back: it is looked at again soon"
+    await crowd(ground, 997, 1.0, "*")
+    await come(ground, waits, url=hung)
+    assert await newest(ground, waits) == 1
+    for delivery in (waits, goes_last, goes_first):
+        await settle(ground, await begin(ground, delivery, 1), Outcome.DELIVERED)
+    assert not await ground.look.exists(ground.key(k.BUSY, "*")), "each gave its place back"
 
 
 async def test_places_at_a_host_that_nobody_gave_back_are_free_again(ground: Ground) -> None:
@@ -523,6 +560,7 @@ class TestCall:
         job_id = await job(ground)
         await ground.look.set(f"arq:in-progress:{ground.key(k.ARQ)}:evt_{job_id}_1:1", 1, ex=60)
         assert await self.overdue(ground, f"evt_{job_id}_1") == [f"evt_{job_id}_1"]
+        assert await sent(ground) == [(f"evt_{job_id}_1", 2)], "the dead one stands in nobody's way"
 
     async def test_a_lost_attempt_is_made_anew_and_others_get_its_place(self, ground: Ground) -> None:
         jobs = [await job(ground) for _ in range(5)]

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import socket
+from importlib import resources
 
 import aiohttp.abc
 import pytest
@@ -25,7 +27,7 @@ from foreman.store.deliveries import Pace
 from foreman.store.records import NewJob, TargetStatus, WorkerPresence
 from tests.receivers import Receivers
 from tests.workers.conftest import wait_until
-from workers.background import Background
+from workers.background import AT_ONCE, Background
 from workers.deliveries.post import KEPT, READ, Patience, Poster
 
 new_id = UlidFactory(iter(range(10**12, 10**13)).__next__, lambda _: 7)
@@ -272,6 +274,13 @@ async def test_few_at_once_per_url_and_nobody_waits_for_another_url(house, recei
         await house.settled(job_id)
     assert receivers.most["/slow"] == 4
     assert len(receivers.seen["/slow"]) == 30
+
+
+def test_arq_runs_as_many_as_there_are_places():
+    source = resources.files("foreman.store").joinpath("lua/include/outbox.lua").read_text()
+    places = re.search(r"^local POOL_PLACES = (\d+)", source, re.MULTILINE)
+    assert places is not None
+    assert int(places[1]) < AT_ONCE < 1.1 * int(places[1]), "the rest is for what the clock starts"
 
 
 async def test_a_receiver_that_fails_and_fails_is_let_alone(house, receivers):

@@ -76,21 +76,19 @@ class Courier:
         until, first = loop.time() + ON, True
         next_one: tuple[str, int] | None = (delivery, ticket)
         while next_one is not None and (first or loop.time() < until):
-            next_one, first = await self._attempt(*next_one, early=not first), False
+            next_one, first = await self._attempt(*next_one), False
 
-    async def _attempt(self, delivery: str, ticket: int, *, early: bool) -> tuple[str, int] | None:
+    async def _attempt(self, delivery: str, ticket: int) -> tuple[str, int] | None:
         """One attempt, if there is one to make; what got its place at the receiver."""
         asked = asyncio.get_running_loop().time()
         try:
-            attempt = await self._store.deliveries.begin(delivery, ticket, self._pace, early=early)
+            attempt = await self._store.deliveries.begin(delivery, ticket, self._pace)
         except StoreUnavailableError:
             return None
         if attempt is None:
             return None
         try:
-            async with asyncio.timeout_at(asked + self._pace.lease - HOLD) as limit:
-                self._held[attempt.id] = (attempt, limit)
-                reply = await self._send(attempt)
+            reply = await self._made(attempt, asked + self._pace.lease - HOLD)
         except (
             TimeoutError,
             StoreUnavailableError,
@@ -100,9 +98,16 @@ class Courier:
         except asyncio.CancelledError:
             await asyncio.shield(self._settle(attempt, Outcome.ABANDONED))
             raise
-        finally:
-            self._held.pop(attempt.id, None)
         return None if reply is None else await self._end(attempt, reply)
+
+    async def _made(self, attempt: Attempt, until: float) -> Reply | None:
+        """As `_send`, and held meanwhile; `until` (by the loop's clock) it is ours without being held."""
+        async with asyncio.timeout_at(until) as limit:
+            self._held[attempt.id] = (attempt, limit)
+            try:
+                return await self._send(attempt)
+            finally:
+                del self._held[attempt.id]
 
     async def _send(self, attempt: Attempt) -> Reply | None:
         """Make it; None where the right to it is gone."""
@@ -183,7 +188,7 @@ class Courier:
             return
         ours = await self._store.deliveries.hold([attempt for attempt, _ in held.values()], self._pace.lease)
         for name, (attempt, limit) in held.items():
-            if self._held.get(name, (None,))[0] is attempt:
+            if self._held.get(name, (None,))[0] is attempt and not limit.expired():
                 limit.reschedule(asked + (self._pace.lease - HOLD if name in ours else 0.0))
 
     async def _call(self) -> None:

@@ -1,10 +1,11 @@
 -- Begin an attempt at a delivery: the one right to make it, for a lease.
--- 1. not this ticket's any more, or its place has been given on  2. its first moment has not come  3. begun
+-- 1. not this ticket's any more, or its place has been given on  2. its first moment has not come  3. begun: arq forgets it,
+-- which else looks at all that it runs each time it looks for more
 -- KEYS[1] the pool's prefix
--- ARGV    1 delivery  2 ticket  3 lease ms  4 delay of the first attempt ms  5 1 where it is begun before arq comes to it
+-- ARGV    1 delivery  2 ticket  3 lease ms  4 delay of the first attempt ms
 -- returns {'stale'}, {'later'}, or {'go', now ms, body or '', flat record}
 -- include: clock, outbox
-local evt, ticket, lease, first, early = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
+local evt, ticket, lease, first = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = clock()
 local d = delivery_read(evt)
 
@@ -18,8 +19,6 @@ if not d.again and d.tries == 0 and now < d.time + first then
 end
 hold_place(d, now + lease)
 redis.call('HSET', k_delivery(evt), 'inflight', ticket)
-if early then
-  redis.call('ZREM', k_arq(), arq_id(evt, ticket))
-  redis.call('DEL', 'arq:job:' .. arq_id(evt, ticket))
-end
+redis.call('ZREM', k_arq(), arq_id(evt, ticket))
+redis.call('DEL', 'arq:job:' .. arq_id(evt, ticket))
 return {'go', now, redis.call('GET', k_delivery_body(evt)) or '', redis.call('HGETALL', k_delivery(evt))}

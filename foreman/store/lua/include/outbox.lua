@@ -3,14 +3,18 @@
 -- heads and a few places. A place is taken in the step that hands a delivery to arq (an arq job in arq's own spelling, run
 -- at once) and given on in the step that ends the attempt: so arq never holds more of one URL than that URL bears, and
 -- thousands that wait for one receiver delay nobody else's. A host bears a number too, since some have a URL per job: URLs
--- that want more stand in a line of their own, under the host's name as deliveries under their URL's. Only the newest ticket
--- of a delivery counts.
+-- that want more stand in a line of their own, under the host's name as deliveries under their URL's. And all hosts share
+-- what arq runs at once, so that any number of them may hang and leave room for the next. Only the newest ticket of a
+-- delivery counts.
 local PLACES = 4 -- at a URL
-local HOST_PLACES = 250 -- at a host, all its URLs together: a quarter of what arq runs at once (workers/background.py)
+local HOST_PLACES = 250 -- at a host, all its URLs together
+local POOL_PLACES = 1000 -- at all hosts together: what one process runs at once (workers/background.py)
+local POOL = '*' -- where a host's name stands in keys
 local HOST_MS = 60000 -- nobody holds a place for longer than a fraction of this without asking anew
 local HANDED_MS = 10000 -- after which somebody looks whether arq still has what it was handed
-local AHEAD_MS = 60000 -- in a full host's line: whose last event was taken goes before who is new, and that before who fails
+local AHEAD_MS = 60000 -- in a full host's line, and in arq's: whose last event was taken goes before who is new, and that before who fails
 local FULL_MS = 30000 -- after which somebody looks again for a URL whose host has no place left
+local CROWDED_MS = 1000 -- the same where the host has none to give back: what it lacks others have
 local FIRST = 50 -- of a line that are looked at, where the jobs of some are being told already
 local AT_ONCE = 0 -- a moment before all others: what not even a broken receiver puts off
 local ARQ_MS = 86400000 -- an arq job is kept for so long, and its host's clock may be behind the store's by as much
@@ -39,25 +43,43 @@ local function host_of(url) return string.lower(string.match(url, '^%a+://([^/?#
 -- Places, at the URL and at its host, until `till` (ms): whoever is lost then has none.
 local function hold_place(d, till)
   redis.call('ZADD', k_busy(d.url), till, d.id)
-  redis.call('ZADD', k_busy(host_of(d.url)), till, d.id)
-  redis.call('PEXPIRE', k_busy(host_of(d.url)), HOST_MS)
+  for _, wider in ipairs({host_of(d.url), POOL}) do
+    redis.call('ZADD', k_busy(wider), till, d.id)
+    redis.call('PEXPIRE', k_busy(wider), HOST_MS)
+  end
 end
 
 local function give_place_back(d)
   redis.call('ZREM', k_busy(host_of(d.url)), d.id)
+  redis.call('ZREM', k_busy(POOL), d.id)
   return redis.call('ZREM', k_busy(d.url), d.id)
 end
 
-local function host_is_full(host, now)
-  redis.call('ZREMRANGEBYSCORE', k_busy(host), '-inf', '(' .. now)
-  return redis.call('ZCARD', k_busy(host)) >= HOST_PLACES
+-- Places taken at a host, or in all.
+local function taken_at(wider, now)
+  redis.call('ZREMRANGEBYSCORE', k_busy(wider), '-inf', '(' .. now)
+  return redis.call('ZCARD', k_busy(wider))
 end
 
--- Into the line of its host, which may be many receivers' front door: those that hang hold up those that don't for a place only.
-local function stand_in_line(url, now)
+-- 1 where a URL took its last event, 2 where it is new, 4 where it fails.
+local function doubt(url)
   local known = redis.call('HMGET', k_receiver(url), 'delivered', 'failures')
-  local since = known[2] and now + AHEAD_MS or known[1] and now - AHEAD_MS or now
-  redis.call('ZADD', k_waiting(host_of(url)), 'NX', since, url)
+  return known[2] and 4 or known[1] and 1 or 2
+end
+
+-- Whether a URL's host may have one more place: it takes no more than all of them leave free, or a part of that where the
+-- URL is in doubt. So n hosts that hang take n / (n + 4) of the pool, and what answers finds room, at their own hosts too.
+local function has_room(url, now)
+  local free = math.min(HOST_PLACES, POOL_PLACES - taken_at(POOL, now))
+  return taken_at(host_of(url), now) < math.floor(free / doubt(url))
+end
+
+-- Where a URL stands in a line with others: those that hang hold up those that don't as little as can be.
+local function place_in_line(url, now) return now + ({[1] = -AHEAD_MS, [2] = 0, [4] = AHEAD_MS})[doubt(url)] end
+
+-- Into the line of its host, which may be many receivers' front door.
+local function stand_in_line(url, now)
+  redis.call('ZADD', k_waiting(host_of(url)), 'NX', place_in_line(url, now), url)
 end
 
 local function arq_id(evt, ticket) return k_arq() .. ':' .. evt .. ':' .. ticket end
@@ -69,7 +91,7 @@ local function hand(d, now)
   local id = arq_id(d.id, ticket)
   redis.call('PSETEX', 'arq:job:' .. id, ARQ_MS,
     '{"t":null,"f":"deliver","a":["' .. d.id .. '",' .. ticket .. '],"k":{},"et":' .. now .. '}')
-  redis.call('ZADD', k_arq(), now - ARQ_MS, id)
+  redis.call('ZADD', k_arq(), place_in_line(d.url, now) - ARQ_MS, id)
   redis.call('ZREM', k_waiting(d.url), d.id)
   hold_place(d, now + HANDED_MS)
   return ticket
@@ -90,8 +112,8 @@ local function take_back(url, now)
     if d and not d.inflight and arq_waits(d) then
       hold_place(d, now + HANDED_MS)
     else
-      redis.call('ZREM', k_busy(url), evt)
-      redis.call('ZREM', k_busy(host_of(url)), evt)
+      give_place_back({id = evt, url = url})
+      if d then redis.call('ZREM', k_arq(), arq_id(evt, d.ticket)) end
       if d and (not d.ending or d.again) then
         redis.call('HDEL', k_delivery(evt), 'inflight')
         redis.call('ZADD', k_waiting(url), (d.again or d.final) and AT_ONCE or now, evt)
@@ -126,9 +148,9 @@ local function fill(url, now)
     elseif put_off and probe_at > now then
       look = math.min(look, probe_at)
       break
-    elseif not told[d.job] and taken < PLACES and host_is_full(host, now) then
+    elseif not told[d.job] and taken < PLACES and not has_room(url, now) then
       stand_in_line(url, now)
-      look, full = math.min(look, now + FULL_MS), true
+      look, full = math.min(look, now + (taken_at(host, now) > 0 and FULL_MS or CROWDED_MS)), true
       break
     elseif not told[d.job] and taken < PLACES then
       if put_off then
@@ -162,7 +184,7 @@ local function fill_next(url, now)
   stand_in_line(url, now)
   local line = redis.call('ZRANGE', k_waiting(host), 0, PLACES)
   for _, other in ipairs(line) do
-    if host_is_full(host, now) then break end
+    if not has_room(other, now) then break end
     redis.call('ZREM', k_waiting(host), other)
     local _, handed = fill(other, now)
     first = first or handed

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -86,7 +86,7 @@ class LeaseKeeper:
         while not self._stopping.wait(self._interval):
             try:
                 renewed = self._renew(client)
-            except (RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - out of memory, say: without this thread the lease ends, and nobody is told
                 if not away:
                     log.warning("lease.unrenewed", holder=self._holder, error=str(error))
                 away = True

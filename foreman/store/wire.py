@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 import hiredis
 import structlog
 
+from foreman.hosts import Hosts
 from foreman.store.errors import ScriptError, StoreUnavailableError
 from foreman.store.scripts import names, script
 from foreman.tasks import Tasks
@@ -84,6 +85,7 @@ class Wire:
         self._timeout = timeout
         self._patience = patience
         self._preload = preload
+        self._hosts = Hosts()
         self._pipe: _Pipe | None = None
         self._ready = asyncio.Event()
         self._tasks = Tasks("store.wire")
@@ -134,9 +136,9 @@ class Wire:
         for attempt in range(1_000_000_000):
             try:
                 pipe = await self._dial()
-            except (OSError, TimeoutError, UnicodeError, StoreUnavailableError, ScriptError) as error:
-                host = f"{self._url.shown} is no host name" if isinstance(error, UnicodeError) else ""
-                self._why = host or str(error) or type(error).__name__
+            except Exception as error:  # noqa: BLE001 - out of memory, say: a line that no more dials is lost for good
+                silent = f"no answer within {DIAL_TIMEOUT:g} s" if isinstance(error, TimeoutError) else ""
+                self._why = str(error) or silent or type(error).__name__
                 if attempt == 0:
                     log.warning("store.away", address=self._url.shown, error=self._why)
                 await asyncio.sleep(BACKOFF[min(attempt, len(BACKOFF) - 1)])
@@ -155,7 +157,7 @@ class Wire:
                 _, pipe = await loop.create_unix_connection(self._new_pipe, url.path)
             else:
                 host, port = await self._locate()
-                _, pipe = await loop.create_connection(self._new_pipe, host, port, ssl=url.ssl_context())
+                pipe = await self._hosts.connect(self._new_pipe, host, port, url.ssl_context())
             try:
                 await self._greet(pipe)
             except BaseException:

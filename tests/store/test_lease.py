@@ -49,6 +49,26 @@ async def test_it_renews_while_the_loop_is_busy(
     assert after - before > 200
 
 
+async def test_whatever_a_renewal_dies_of_the_next_one_comes(
+    store: Store, valkey: str, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.queue.enroll(worker())
+    keeper = LeaseKeeper(valkey, pool, "wk-1", lambda: None, **FAST)
+    renew, left, renewed = keeper._renew, [MemoryError(), ValueError("odd")], threading.Event()
+
+    def dies_first(client: Redis) -> bool:
+        if left:
+            raise left.pop()
+        done = renew(client)
+        renewed.set()
+        return done
+
+    monkeypatch.setattr(keeper, "_renew", dies_first)
+    keeper.start()
+    assert await asyncio.to_thread(renewed.wait, 60)
+    keeper.stop()
+
+
 async def test_a_lost_lease_is_told_once_on_the_loop_until_it_is_renewed(
     store: Store, valkey: str, pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

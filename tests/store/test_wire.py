@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import ssl
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
+from foreman.hosts import Hosts
 from foreman.store.client import locator, redis_client
 from foreman.store.embedded import EmbeddedServer
 from foreman.store.errors import ScriptError, StoreUnavailableError
@@ -201,8 +203,45 @@ async def test_who_gave_up_waiting_dials_no_more(tmp_path: Path) -> None:
 
 async def test_a_host_that_is_no_name_is_said_to_be_none() -> None:
     where = parse("redis://store..lan")
-    with pytest.raises(StoreUnavailableError, match=r"store\.\.lan:6379 is no host name"):
+    with pytest.raises(StoreUnavailableError, match=r"store\.\.lan is no host name"):
         await Wire(where, locator(where)).open(0.5)
+
+
+async def test_its_name_is_looked_up_past_the_loops_own_threads() -> None:
+    """Those are a handful, and a silent name server would stop all other look-ups too."""
+    asked: list[str] = []
+
+    def resolver(host: str, port: int, **_: Any) -> Any:
+        asked.append(host)
+        return socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)
+
+    async with server(lambda _: b"+OK\r\n") as url:
+        where = parse(url.replace("localhost", "store.test"))
+        wire = Wire(where, locator(where), preload=False)
+        wire._hosts = Hosts(resolver)
+        await wire.open(10.0)
+        assert await wire.command("GET", "a") == b"OK"
+        await wire.close()
+    assert asked == ["store.test"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+async def test_it_dials_on_whatever_a_dial_died_of(
+    valkey: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async with dialled(valkey) as wire:
+        whole, left = Wire._greet, [error, error]
+
+        async def greet(self: Wire, pipe: Any) -> None:
+            if left:
+                raise left.pop()
+            await whole(self, pipe)
+
+        monkeypatch.setattr(Wire, "_greet", greet)
+        assert wire._pipe is not None
+        wire._pipe.abort("gone")
+        assert await wire.command("PING") == b"PONG"
+        assert left == []
 
 
 async def test_closed_is_closed(valkey: str) -> None:

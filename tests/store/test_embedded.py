@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -227,6 +228,39 @@ def test_data_it_cannot_read_stops_the_start_with_the_servers_words(tmp_path: Pa
     manifest = tmp_path / "store" / "appendonlydir" / "appendonly.aof.manifest"
     manifest.write_text("nonsense\n")
     with pytest.raises(StoreRefusedError, match=r"did not start: .*(AOF|manifest).*store\.log"):
+        EmbeddedServer(tmp_path).start()
+
+
+async def test_a_file_of_a_newer_server_or_a_damaged_one_stops_the_start_with_what_to_do(tmp_path: Path) -> None:
+    with EmbeddedContext(tmp_path):
+        pass
+    base = tmp_path / "store" / "appendonlydir" / "appendonly.aof.1.base.rdb"
+    base.write_bytes(base.read_bytes()[:5] + b"9999" + base.read_bytes()[9:])
+    with pytest.raises(
+        StoreRefusedError, match=r"did not start: Bad file format.*newer server wrote.*restore a backup"
+    ):
+        EmbeddedServer(tmp_path).start()
+
+
+def test_what_a_killed_rewrite_left_goes_at_the_next_start(tmp_path: Path) -> None:
+    with EmbeddedContext(tmp_path):
+        left = tmp_path / "store" / "temp-rewriteaof-bg-4711.aof"
+        left.write_bytes(b"x" * 1000)
+    with EmbeddedContext(tmp_path):
+        assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.ENOSPC, "make room on its disk"), (errno.EACCES, "set FOREMAN_DATA_DIR")]
+)
+def test_a_folder_that_takes_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    def refuses(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(embedded, "_own", refuses)
+    with pytest.raises(StoreRefusedError, match=advice):
         EmbeddedServer(tmp_path).start()
 
 

@@ -4,7 +4,10 @@ import gc
 
 gc.disable()  # nothing that an import makes is garbage: looking for it took an eighth of every start
 
-from foreman.cli import main  # noqa: E402 - what the line above is for
+try:
+    from foreman.cli import main
+except KeyboardInterrupt:  # Ctrl-C in the first second: no traceback of imports
+    raise SystemExit(1) from None
 
 gc.freeze()
 gc.enable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -94,5 +95,35 @@ def test_a_failed_install_is_tried_again_next_time(tree: Path):
     assert told.returncode == 1
     assert "run make again" in told.stderr
     python(tree, "py", "3.12")
-    shutil.copy(tree / "bin" / "py", tree / ".venv" / "bin" / "python")
     assert setup(tree, "py").returncode == 0
+
+
+def test_a_venv_whose_making_was_broken_off_is_made_anew(tree: Path):
+    python(tree, "py", "3.12", pip="kill -9 $PPID")
+    assert setup(tree, "py").returncode == -signal.SIGKILL
+    half = tree / ".venv" / "half"
+    half.touch()
+    python(tree, "py", "3.12")
+    told = setup(tree, "py")
+    assert told.returncode == 0, told.stderr
+    assert not half.exists()
+    half.touch()
+    (tree / ".venv" / ".foreman-run").unlink()
+    assert setup(tree, "py").returncode == 0
+    assert half.exists(), "a whole one is left as it is"
+
+
+def test_who_comes_second_waits_for_the_installation_that_has_begun(tree: Path):
+    python(tree, "py", "3.12")
+    (tree / ".venv").mkdir()
+    begun = tree / ".venv" / ".foreman-begun"
+    begun.write_text(f"{os.getpid()}\n")
+    command = [str(tree / "scripts" / "setup"), "run"]
+    env = {"PATH": f"{tree / 'bin'}:{os.environ['PATH']}", "PYTHON": "py"}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as second:
+        assert second.stdout is not None
+        assert "waiting for the installation" in second.stdout.readline()
+        assert not (tree / ".venv" / "made-by").exists()
+        begun.unlink()
+        assert second.wait(60) == 0
+    assert (tree / ".venv" / "made-by").exists()

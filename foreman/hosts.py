@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import socket
 import threading
 from collections import Counter
@@ -17,16 +18,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from aiohappyeyeballs import start_connection
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from aiohappyeyeballs import AddrInfoType
+
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
+NEXT: Final = 0.25
+"""Seconds that an address has before the next one of its name is tried beside it."""
 AT_ONCE: Final = 64
 """Look-ups under way, in all."""
 OF_A_DOMAIN: Final = 8
-"""Of those, of names with the same last two labels."""
+"""Of those, of names with the same last two labels; and never more than a quarter of what all of them leave free."""
+_SHARES: Final = 4
 
 Found = Sequence[tuple[int, int, int, str, Any]]
 """As `socket.getaddrinfo` has it, port 0."""
@@ -51,6 +59,8 @@ class Hosts:
         """By name, the longest waiting first."""
         self._busy: Counter[str] = Counter()
         """Look-ups under way, by domain."""
+        self._took: dict[str, str] = {}
+        """Name → the address that took the last connection. As many as somebody connects to: targets, gateways."""
 
     async def look_up(self, host: str) -> Found:
         """The addresses of a name, for streams. Takes as long as the system's resolver does: bring a time-out.
@@ -72,32 +82,45 @@ class Hosts:
     async def connect(self, factory: Callable[[], P], host: str, port: int, tls: ssl.SSLContext | None = None) -> P:
         """A connection to the first address of `host` that takes one, and its protocol.
 
-        Raises OSError: there is no such name, or what the last address said.
-        """
-        loop = asyncio.get_running_loop()
-        name = host if tls else None
-        addresses = await self._addresses(host)
-        for number, address in enumerate(addresses, 1):
-            try:
-                return (await loop.create_connection(factory, address, port, ssl=tls, server_hostname=name))[1]
-            except OSError:
-                if number == len(addresses):
-                    raise
-        raise OSError(f"{host} has no address")
+        Several are tried a moment apart, both families in turn (RFC 8305), the one that took the last connection first: one
+        that is dead costs that moment, and once.
 
-    async def _addresses(self, host: str) -> Sequence[str]:
+        Raises OSError: there is no such name, or what its addresses said.
+        """
+        loop, name = asyncio.get_running_loop(), host if tls else None
         with contextlib.suppress(ValueError):
-            return [str(ipaddress.ip_address(host))]
+            address = str(ipaddress.ip_address(host))
+            return (await loop.create_connection(factory, address, port, ssl=tls, server_hostname=name))[1]
         try:
-            return [_spelled(where) for *_, where in await self.look_up(host)]
+            sock = await start_connection(await self._addresses(host, port), happy_eyeballs_delay=NEXT)
+        except OSError as error:
+            if error.errno is None or isinstance(error, socket.gaierror):
+                raise
+            raise OSError(error.errno, os.strerror(error.errno)) from error  # what each of them said
+        except RuntimeError as error:  # uvloop's word for some addresses that are none
+            raise OSError(str(error)) from error
+        self._took[host] = sock.getpeername()[0]
+        return (await loop.create_connection(factory, sock=sock, ssl=tls, server_hostname=name))[1]
+
+    async def _addresses(self, host: str, port: int) -> list[AddrInfoType]:
+        try:
+            found = await self.look_up(host)
         except UnicodeError as error:
             raise OSError(f"{host} is no host name") from error
+        if not found:
+            raise OSError(f"{host} has no address")
+        last_first = sorted(found, key=lambda one: one[4][0] != self._took.get(host))
+        return [
+            (family, kind, proto, "", (_spelled(where), port, *where[2:]))
+            for family, kind, proto, _, where in last_first
+        ]
 
     def _ask_next(self) -> None:
         for host, look_up in self._open.items():
-            if self._busy.total() >= AT_ONCE:
+            free = AT_ONCE - self._busy.total()
+            if free < _SHARES:
                 return
-            if not look_up.asked and self._busy[_domain(host)] < OF_A_DOMAIN:
+            if not look_up.asked and self._busy[_domain(host)] < min(OF_A_DOMAIN, free // _SHARES):
                 look_up.asked = True
                 self._busy[_domain(host)] += 1
                 loop = asyncio.get_running_loop()

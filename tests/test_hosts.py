@@ -8,10 +8,13 @@ import threading
 from collections import Counter
 
 import pytest
+import uvloop
 
+from foreman import hosts as hosts_module
 from foreman.hosts import AT_ONCE, OF_A_DOMAIN, Hosts
 from tests.attack.ground import until
 from tests.receivers import Receivers
+from tests.rig import free_port
 from workers.deliveries import post
 from workers.deliveries.post import Patience, Poster
 
@@ -52,13 +55,25 @@ async def test_a_silent_domain_holds_up_itself_only(server):
     assert len(server.asked) == 3 * OF_A_DOMAIN + 1, "in the end each had its turn"
 
 
+async def test_silent_domains_leave_room_for_the_next(server):
+    hosts = Hosts(server)
+    async with asyncio.TaskGroup() as group:
+        for number in range(20 * OF_A_DOMAIN):
+            group.create_task(hosts.look_up(f"n{number // 20}.of{number % 20}.silent"))
+        await until(lambda: len({name.partition(".")[2] for name in server.asked}) == 20)
+        found = await asyncio.wait_for(hosts.look_up("fine.test"), 20)
+        assert found[0][4][0] == "127.0.0.1"
+        server.go.set()
+    assert len(server.asked) == 20 * OF_A_DOMAIN + 1
+
+
 async def test_so_many_in_all_and_each_name_once(server):
     hosts = Hosts(server)
     async with asyncio.TaskGroup() as group:
         for n in [*range(AT_ONCE), *range(AT_ONCE)]:
             group.create_task(hosts.look_up(f"one.n{n}.silent"))
         late = group.create_task(hosts.look_up("fine.test"))
-        await until(lambda: len(server.asked) == AT_ONCE)
+        await until(lambda: len(server.asked) == AT_ONCE - 3)
         server.go.set()
     assert late.result()
     assert set(server.asked.values()) == {1}
@@ -95,21 +110,29 @@ async def test_no_thread_to_be_had_is_no_end_for_the_name(server, monkeypatch):
     assert await asyncio.wait_for(hosts.look_up("fine.test"), 20)
 
 
-async def test_an_address_of_a_link_is_dialled_by_its_interface(monkeypatch):
-    dialled = []
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_an_address_of_a_link_is_dialled_by_its_interface(loop, monkeypatch):
+    dialled, interface = [], socket.if_nameindex()[0][0]
+    spell = hosts_module._spelled
 
-    async def dial(_factory, host, _port, **_kwargs):
-        dialled.append(host)
-        raise ConnectionRefusedError
+    def note(where):
+        dialled.append(spell(where))
+        return dialled[-1]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", dial)
+    monkeypatch.setattr(hosts_module, "_spelled", note)
     found = [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 0, 0, on))
-        for address, on in [("fe80::1", 2), ("::1", 0)]
+        for address, on in [("fe80::1", interface), ("::1", 0)]
     ]
-    with pytest.raises(ConnectionRefusedError):
-        await Hosts(lambda *_args, **_kwargs: found).connect(asyncio.Protocol, "box.local", 80)
-    assert dialled == ["fe80::1%2", "::1"]
+    port = free_port()
+
+    async def connect():
+        with pytest.raises(OSError, match=r"^(?!.*Invalid argument)"):  # as where the interface got lost
+            await Hosts(lambda *_args, **_kwargs: found).connect(asyncio.Protocol, "box.local", port)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(connect())
+    assert dialled == [f"fe80::1%{interface}", "::1"]
 
 
 async def test_the_first_address_that_takes_a_connection(server):
@@ -123,12 +146,33 @@ async def test_the_first_address_that_takes_a_connection(server):
         protocol = await hosts.connect(asyncio.Protocol, "two.test", receivers.port)
         assert isinstance(protocol, asyncio.Protocol)
         await until(lambda: receivers.connections == 1)
-        with pytest.raises(ConnectionRefusedError):
+        with pytest.raises(ConnectionRefusedError, match="Connection refused"):
             await hosts.connect(asyncio.Protocol, "one.test", receivers.port)
         await hosts.connect(asyncio.Protocol, "127.0.0.1", receivers.port)
+    with pytest.raises(ConnectionRefusedError, match=r"^\[Errno \d+\] Connection refused$"):
+        await hosts.connect(asyncio.Protocol, "two.test", receivers.port)
     with pytest.raises(OSError, match="no such name"):
         await hosts.connect(asyncio.Protocol, "nowhere.example", 80)
     assert not server.asked["127.0.0.1"]
+
+
+async def test_an_address_that_is_dead_costs_a_moment_and_once(monkeypatch):
+    """A machine's AAAA that nothing answers stands before its A, as in many a home's name server."""
+    loop, dialled = asyncio.get_running_loop(), []
+    dial = loop.sock_connect
+
+    async def hang(sock, where):
+        dialled.append(where[0])
+        await (asyncio.Event().wait() if where[0] == "127.0.0.9" else dial(sock, where))
+
+    monkeypatch.setattr(loop, "sock_connect", hang)
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", 0)) for last in (9, 1)]
+    hosts = Hosts(lambda *_args, **_kwargs: found)
+    async with Receivers() as receivers, asyncio.timeout(20):
+        for _ in range(2):
+            await hosts.connect(asyncio.Protocol, "box.lan", receivers.port)
+        await until(lambda: receivers.connections == 2)
+    assert dialled == ["127.0.0.9", "127.0.0.1", "127.0.0.1"]
 
 
 async def test_webhooks_go_out_while_names_hang(server, monkeypatch):

@@ -11,13 +11,14 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import secrets
 import shlex
 import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from foreman.store.client import Store
 
 log = structlog.get_logger(__name__)
+
+FILES: Final = 65536
+"""Open files that are enough for anybody: callers, links, targets' connections."""
 
 
 class House:
@@ -172,6 +176,8 @@ class House:
 
 
 def _away(error: StoreUnavailableError) -> Failed:
+    if "refuses work" in str(error):
+        return Failed(f"the store takes no writes ({error}): see its disk, its memory, and that it is the primary")
     return Failed(f"the store does not answer ({error}): start it, or correct FOREMAN_REDIS_URL")
 
 
@@ -227,8 +233,18 @@ def until_told(main: Coroutine[Any, Any, None]) -> None:
 
     A second signal ends the process at once: the store's append-only file and the leases cover what that breaks off.
     """
+    _more_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_watched(main))
+
+
+def _more_files() -> None:
+    """Let so many files be open as the system lets us: most often 1024 are allowed, and each waiting caller is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a bound below the one it tells
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _watched(main: Coroutine[Any, Any, None]) -> None:

@@ -1,4 +1,4 @@
-"""How a process does: how far its loop is behind, how long the store takes to answer, how much memory it holds.
+"""How a process does: how far its loop is behind, how long the store takes to answer, its memory and open files.
 
 Gateways, workers and the background worker each run one of me; I measure and put it into the store, where every
 gateway finds it for `/metrics` and the page. I judge nothing.
@@ -7,7 +7,9 @@ gateway finds it for `/metrics` and the page. I judge nothing.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import resource
 import time
 from collections import deque
 from pathlib import Path
@@ -33,6 +35,8 @@ MINUTE: Final = 60
 """Words in the store for which the worst of them is told beside the last."""
 LATE: Final = 0.5
 """Seconds behind from which on it is worth a line in the log."""
+SHORT: Final = 0.9
+"""Share of the files it may have open from which on a process is short of them."""
 _STATM: Final = Path("/proc/self/statm")
 
 
@@ -55,6 +59,7 @@ class Pulse:
         self.lag = 0.0
         """Seconds the loop was behind at most, in the last second."""
         self._lags: deque[float] = deque(maxlen=MINUTE)
+        self._files: deque[int] = deque(maxlen=MINUTE)
         self.latency: float | None = None
         """Seconds of the store's last answer; None while it doesn't."""
 
@@ -68,6 +73,7 @@ class Pulse:
                 worst = max(worst, time.monotonic() - due)
             self.lag = max(0.0, worst)
             self._lags.append(self.lag)
+            self._count_files()
             if self.lag > LATE:
                 log.warning("loop.lag", role=self._role, name=self._name(), seconds=round(self.lag, 3))
             await self._tell()
@@ -94,7 +100,31 @@ class Pulse:
             "store_latency_ms": None if self.latency is None else round(self.latency * 1000, 2),
             "rss_bytes": _rss(),
             "tasks": len(asyncio.all_tasks()),
+            "files_worst": max(self._files, default=0),
+            "files_limit": _files_limit(),
         }
+
+    def _count_files(self) -> None:
+        files, limit, before = _files(), _files_limit(), max(self._files, default=0)
+        self._files.append(files)
+        if files > SHORT * limit >= before:
+            log.warning("files.short", role=self._role, name=self._name(), open=files, limit=limit)
+
+
+def _files_limit() -> int:
+    """How many files may be open: callers, targets and the store are among them."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return limit if limit != resource.RLIM_INFINITY else 1 << 30
+
+
+def _files() -> int:
+    """How many are open, or a few less: numbers are given out lowest first, so the next one tells without a count."""
+    try:
+        free = os.open(os.devnull, os.O_RDONLY)
+    except OSError as error:
+        return _files_limit() if error.errno == errno.EMFILE else 0
+    os.close(free)
+    return free
 
 
 def _rss() -> int | None:

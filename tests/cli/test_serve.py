@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
+from foreman.cli import house
 from foreman.demo.ollama import FakeOllama
 from tests.cli.process import ran, shell, started
 from tests.needs import needs
@@ -170,6 +172,19 @@ async def test_a_store_that_is_away_is_said_after_a_while(tmp_path: Path):
         code, _, err = await ran(tmp_path, "serve", ADDR="127.0.0.1:0", REDIS_URL=f"redis://127.0.0.1:{port}")
     assert code == 1
     assert "the store does not answer" in err
+
+
+def test_it_lets_itself_have_as_many_files_open_as_it_may():
+    """A shell's 1024 are so many waiting callers; the next one would find a connection that is closed without a word."""
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = min(soft, 512) if soft != resource.RLIM_INFINITY else 512
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+        house._more_files()
+        most = hard if hard != resource.RLIM_INFINITY else house.FILES
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (max(few, min(most, house.FILES)), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_unknown_variables_get_a_warning(tmp_path: Path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from structlog.testing import capture_logs
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, Slot, State
@@ -159,9 +162,31 @@ async def test_how_processes_do(ground, views) -> None:
     assert (said["role"], said["id"], said["loop_lag_ms"]) == ("worker", "wk-1", 0.0)
     assert said["store_latency_ms"] > 0
     assert said["rss_bytes"] is None or said["rss_bytes"] > 1_000_000
+    assert said["files_limit"] > said["files_worst"] >= 0
     text = (await ground.look.hget(ground.key(k.LIVE), "worker:wk-1")).partition(" ")[2]
     await ground.look.hset(ground.key(k.LIVE), "worker:wk-1", f"1 {text}")
     assert await views.lives() == [], "nobody has heard of it for long"
+
+
+async def test_a_process_that_is_short_of_files_says_so_once(ground, views, monkeypatch) -> None:
+    from foreman.store import pulse as module
+
+    pulse, opened = Pulse(views, "gateway", lambda: "gw-1"), []
+    try:
+        pulse._count_files()
+        few = pulse.said()["files_worst"]
+        monkeypatch.setattr(module, "_files_limit", lambda: few + 10)
+        monkeypatch.setattr(module, "SHORT", 1.0)
+        with capture_logs() as logs:
+            pulse._count_files()
+            opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+            for _ in range(3):
+                pulse._count_files()
+        assert [entry["event"] for entry in logs] == ["files.short"]
+        assert pulse.said()["files_worst"] >= few + 20
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 async def test_a_loop_that_is_held_up_shows(ground, views, monkeypatch) -> None:

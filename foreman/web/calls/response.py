@@ -1,7 +1,7 @@
 """One HTTP answer on its way to a caller, written straight to the caller's transport.
 
-The relay commits a head and pushes chunks into me by plain calls; I frame them and write everything that came in one
-turn of the event loop at once. While the transport's buffer is full I keep the rest and say so. I know no job, no
+The relay commits a head and pushes chunks into me by plain calls; I frame them and hand each to the transport at once (uvloop
+sends what came in one turn of the loop together), the head with the first of them. While its buffer is full I keep the rest and say so. I know no job, no
 dialect and no waiting; the handler returns `Sent` so that aiohttp adds nothing to what is already on the wire.
 """
 
@@ -156,12 +156,22 @@ class Wire:
 
     def chunk(self, data: bytes, credit: int = 0) -> None:
         """Send `data` as one HTTP chunk; `credit` bytes of the target's answer count as taken once it is handed over."""
-        if data:
-            self._brought += credit
-            self._pending.append((b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data, credit))
+        if not data:
+            return
+        self._brought += credit
+        framed = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+        protocol = self._protocol
+        if self._pending or protocol.writing_paused:
+            self._pending.append((framed, credit))
             if not self._scheduled:
                 self._scheduled = True
                 self._loop.call_soon(self._flush)
+            return
+        transport = protocol.transport  # the usual token
+        if transport is not None and not transport.is_closing():  # uvloop raises on a write after close
+            transport.write(framed)
+            self.idle_since = self._loop.time()
+            self._credit(credit)
 
     def held(self, waits: bool) -> None:
         """The target waits for this caller, or goes on."""
@@ -212,16 +222,8 @@ class Wire:
         self._scheduled = False
         pending = self._pending
         transport = self._protocol.transport
-        if transport is None or transport.is_closing():  # uvloop raises on a write after close
+        if transport is None or transport.is_closing():
             pending.clear()
-        elif len(pending) == 1 and not (
-            self._finishing or self._lags or self._protocol.writing_paused
-        ):  # the usual token
-            framed, credit = pending.popleft()
-            transport.write(framed)
-            self.idle_since = self._loop.time()
-            self._credit(credit)
-            return
         moved = False
         while pending and not self._protocol.writing_paused:
             moved = True

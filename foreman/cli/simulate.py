@@ -8,12 +8,14 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foreman.cli.console import Failed, Refusal, check_writable, read_file, remark, say, show_json
+from foreman.cli.tables import plain
 from foreman.core.fairness import Policy
 from foreman.settings import due_after as read_due_after
 from foreman.simulate.report import Report, log
@@ -110,11 +112,11 @@ def _made(named: list[str], seed: int) -> list[Trace]:
 def _read(name: str) -> Trace:
     data = read_file(name)
     try:
-        text = (gzip.decompress(data) if data.startswith(_GZIP) else data).decode()
-    except (OSError, EOFError, UnicodeDecodeError):
-        raise Failed(f"{name}: neither JSON lines nor gzip of such") from None
+        text = (gzip.decompress(data) if data.startswith(_GZIP) else data).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error):
+        raise Failed(f"{name}: neither JSON lines in UTF-8 nor gzip of such") from None
     try:
-        return read(text.splitlines(), name)
+        return read(text.split("\n"), name)
     except TraceError as error:
         raise Failed(str(error)) from None
 
@@ -130,4 +132,4 @@ def _write(file: Path, world: World, knobs: Policy) -> None:
 def _show(report: Report, world: World) -> None:
     width = max(40, min(120, shutil.get_terminal_size((112, 24)).columns - 14))
     for line in [*report.text(), *timeline(world, width), ""]:
-        say(line)
+        say(plain(line))

@@ -90,10 +90,9 @@ class Report:
         drained = [job for job in world.jobs if not world.lanes[job.lane].spec.embedding]
         makespan = max((job.ended for job in world.jobs if job.ended is not None), default=0.0)
         loading = sum(residency.load_seconds for residency in world.residencies)
-        by_lane: dict[str, dict[str, Waits]] = {}
-        for name in world.lanes:
-            mine = _by_priority(job for job in world.jobs if job.lane == name)
-            by_lane[name] = mine
+        jobs_of: dict[str, list[Work]] = {name: [] for name in world.lanes}
+        for job in world.jobs:
+            jobs_of[job.lane].append(job)
         return cls(
             trace=world.trace.name,
             policy=policy,
@@ -104,7 +103,7 @@ class Report:
             ends={state: sum(job.state == state for job in world.jobs) for state in ("done", "cancelled", "failed")},
             waits=Waits.of(drained),
             by_priority=_by_priority(drained),
-            by_lane=by_lane,
+            by_lane={lane: _by_priority(jobs) for lane, jobs in jobs_of.items()},
         )
 
     def plain(self) -> dict[str, Any]:

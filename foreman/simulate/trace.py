@@ -7,7 +7,7 @@ lines. A line that is no such thing is a TraceError that names it. I open no fil
 from __future__ import annotations
 
 import json
-import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 VERSION: Final = 1
+_MOST: Final = 1e10
+"""Seconds at most, three centuries: past that the clock of a simulation would lose its milliseconds."""
+_FACTOR: Final = 1000.0
+"""How much faster or slower a target is at most."""
 
 
 class TraceError(ValueError):
@@ -116,9 +120,13 @@ class Trace:
         return {lane: sum(each) / len(each) if each else 5.0 for lane, each in runs.items()}
 
 
+_Head = tuple[str, int, tuple[TraceLane, ...], tuple[TraceTarget, ...]]
+"""Name, seed, lanes and targets."""
+
+
 def read(lines: Iterable[str], source: str = "trace") -> Trace:
     """A trace from its lines. Raises TraceError with `source` and the number of the line that is wrong."""
-    head: dict[str, Any] | None = None
+    head: _Head | None = None
     jobs: list[TraceJob] = []
     agents: list[TraceAgent] = []
     for number, line in enumerate(lines, 1):
@@ -128,24 +136,17 @@ def read(lines: Iterable[str], source: str = "trace") -> Trace:
         entry = _object(line, where)
         try:
             if head is None:
-                head = _head(entry)
-            elif isinstance(entry.get("job"), dict):
-                jobs.append(_job(entry["job"]))
+                head = _head(entry, source)
+            elif "job" in entry:
+                jobs.append(_job(_fields(entry["job"], "job")))
             else:
-                agents.append(_agent(entry["agent"]))
-        except (KeyError, TypeError, ValueError) as error:
+                agents.append(_agent(_fields(entry["agent"], "agent")))
+        except (KeyError, ValueError) as error:
             raise TraceError(f"{where}: {_missing(error)}") from None
     if head is None:
         raise TraceError(f"{source}: empty; its first line names the lanes and targets")
-    try:
-        lanes, targets = tuple(map(_lane, head["lanes"])), tuple(map(_target, head["targets"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise TraceError(f"{source}, line 1: {_missing(error)}") from None
-    if not lanes or not targets:
-        raise TraceError(f"{source}, line 1: name at least one lane and one target")
-    return Trace(
-        str(head.get("name") or source), int(head.get("seed") or 0), lanes, targets, tuple(jobs), tuple(agents)
-    )
+    name, seed, lanes, targets = head
+    return Trace(name, seed, lanes, targets, tuple(jobs), tuple(agents))
 
 
 def write(trace: Trace) -> Iterator[str]:
@@ -178,27 +179,59 @@ def _plain(value: TraceLane | TraceTarget | TraceJob | Step) -> dict[str, Any]:
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise TraceError(f"{where}: no JSON") from None
     if not isinstance(entry, dict):
         raise TraceError(f"{where}: no JSON object")
     return entry
 
 
-def _head(entry: dict[str, Any]) -> dict[str, Any]:
+def _head(entry: dict[str, Any], source: str) -> _Head:
     if entry.get("trace") != VERSION:
-        raise TraceError(f'the first line is {{"trace": {VERSION}, "lanes": […], "targets": […]}}')
-    return entry
+        raise ValueError(f'the first line is {{"trace": {VERSION}, "lanes": […], "targets": […]}}')
+    seed = entry.get("seed") or 0
+    if not isinstance(seed, int):
+        raise ValueError(f"seed is {seed!r}: use a whole number")  # noqa: TRY004 - a wrong trace, not a wrong call
+    lanes, targets = tuple(map(_lane, _list(entry, "lanes"))), tuple(map(_target, _list(entry, "targets")))
+    if not lanes or not targets:
+        raise ValueError("name at least one lane and one target")
+    for names in ([lane.lane for lane in lanes], [target.target for target in targets]):
+        name, count = Counter(names).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"{name!r} is named twice")
+    return str(entry.get("name") or source), seed, lanes, targets
 
 
 def _missing(error: Exception) -> str:
     return f"there is no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
 
 
-def _number(entry: Mapping[str, Any], key: str, default: float | None = None, *, least: float = 0.0) -> float:
+def _fields(value: object, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {value!r}: use a JSON object")  # noqa: TRY004 - as above
+    return value
+
+
+def _list(entry: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    value = entry[key]
+    if not isinstance(value, list):
+        raise ValueError(f"{key} is {value!r}: use a list of JSON objects")  # noqa: TRY004 - as above
+    return [_fields(item, f"one of {key}") for item in value]
+
+
+def _name(entry: Mapping[str, Any], key: str) -> str:
+    value = entry[key]
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key} is {value!r}: use a name")
+    return value
+
+
+def _number(
+    entry: Mapping[str, Any], key: str, default: float | None = None, *, least: float = 0.0, most: float = _MOST
+) -> float:
     value = entry[key] if default is None else entry.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
-        raise ValueError(f"{key} is {value!r}: use a number from {least:g} on")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise ValueError(f"{key} is {value!r}: use a number from {least:g} to {most:g}")
     return float(value)
 
 
@@ -213,32 +246,35 @@ def _count(entry: Mapping[str, Any], key: str) -> int:
     return value
 
 
-_LEAST: Final = 1e-6
+def _flag(entry: Mapping[str, Any], key: str) -> bool:
+    value = entry.get(key, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} is {value!r}: use true or false")  # noqa: TRY004 - as above
+    return value
 
 
 def _lane(entry: Mapping[str, Any]) -> TraceLane:
-    lane = str(entry["lane"])
-    return TraceLane(
-        lane, str(entry.get("model") or lane), _number(entry, "load_seconds"), bool(entry.get("embedding"))
-    )
+    lane = _name(entry, "lane")
+    model = _name(entry, "model") if entry.get("model") else lane
+    return TraceLane(lane, model, _number(entry, "load_seconds"), _flag(entry, "embedding"))
 
 
 def _target(entry: Mapping[str, Any]) -> TraceTarget:
     return TraceTarget(
-        str(entry["target"]),
-        _number(entry, "speed", 1.0, least=_LEAST),
-        _number(entry, "load_factor", 1.0),
+        _name(entry, "target"),
+        _number(entry, "speed", 1.0, least=1 / _FACTOR, most=_FACTOR),
+        _number(entry, "load_factor", 1.0, most=_FACTOR),
         _count(entry, "slots"),
         _count(entry, "resident"),
-        _number(entry, "slowdown_same", 0.15),
-        _number(entry, "slowdown_other", 0.9),
+        _number(entry, "slowdown_same", 0.15, most=_FACTOR),
+        _number(entry, "slowdown_other", 0.9, most=_FACTOR),
     )
 
 
 def _job(entry: Mapping[str, Any]) -> TraceJob:
     return TraceJob(
         _number(entry, "at"),
-        str(entry["lane"]),
+        _name(entry, "lane"),
         _number(entry, "run_seconds"),
         Priority.of(entry.get("priority", Priority.NORMAL.word)),
         _maybe(entry, "deadline_seconds"),
@@ -248,6 +284,7 @@ def _job(entry: Mapping[str, Any]) -> TraceJob:
 
 def _agent(entry: Mapping[str, Any]) -> TraceAgent:
     steps = tuple(
-        Step(_number(step, "think_seconds"), str(step["lane"]), _number(step, "run_seconds")) for step in entry["steps"]
+        Step(_number(step, "think_seconds"), _name(step, "lane"), _number(step, "run_seconds"))
+        for step in _list(entry, "steps")
     )
     return TraceAgent(_number(entry, "at"), Priority.of(entry.get("priority", Priority.HIGH.word)), steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -13,9 +13,6 @@ from foreman.cli import app
 from foreman.cli.console import Failed, Refusal
 from foreman.simulate.trace import write
 from foreman.simulate.workloads import workload
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -101,8 +98,24 @@ def test_wrong_use_is_refused_with_what_would_be_right(args: tuple[str, ...], ki
         simulate(*args)
 
 
+def test_a_file_from_another_system_is_read_and_a_name_moves_no_cursor(trace: str, tmp_path: Path):
+    head, *jobs = Path(trace).read_text().split("\n")
+    file = tmp_path / "other.jsonl"
+    named = head.replace('"name": "two_agents"', r'"name": "\u001b[2J"')
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([named, *jobs]).encode())
+    assert "\ufffd[2J" in simulate(str(file))
+    raw = head.replace('"name": "two_agents"', '"name": "\u2028"')
+    file.write_text("\n".join([raw, *jobs]))
+    assert json.loads(simulate(str(file), "--json"))[0]["trace"] == "\u2028"
+
+
 def test_a_broken_file_fails_by_its_line(tmp_path: Path):
-    for content, why in ((b"\x1f\x8bbroken", "neither JSON lines nor gzip"), (b"{}", "line 1")):
+    for content, why in (
+        (b"\x1f\x8bbroken", "nor gzip"),
+        (gzip.compress(b"{}" * 99)[:-9] + b"broken", "nor gzip"),
+        ('{"trace"'.encode("utf-16"), "neither JSON lines in UTF-8"),
+        (b"{}", "line 1"),
+    ):
         (tmp_path / "broken").write_bytes(content)
         with pytest.raises(Failed, match=why):
             simulate(str(tmp_path / "broken"))

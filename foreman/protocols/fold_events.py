@@ -7,6 +7,7 @@ Anthropic's own servers add to it. Where something in a stream is not what its p
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,8 @@ _Event = dict[str, Any]
 
 _TEXTS: Final = frozenset({"content", "reasoning", "reasoning_content", "refusal", "text", "arguments"})
 """Members of chunks whose strings go on from chunk to chunk."""
+_AUDIO_TEXTS: Final = frozenset({"data", "transcript"})
+"""The same of a chunk's `audio`; its `data` is base64."""
 _BLOCK_TEXTS: Final = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
 """Kind of a delta of a content block → the member that it goes on with."""
 
@@ -64,18 +67,22 @@ class _Text(list[str]):
     """The pieces of a text that goes on."""
 
 
-def _join(into: _Event, more: _Event) -> None:
+class _Base64(_Text):
+    """The pieces of bytes that go on, each maybe padded by itself."""
+
+
+def _join(into: _Event, more: _Event, texts: frozenset[str] = _TEXTS) -> None:
     """Add what a chunk tells of an object: texts and lists go on, other values replace, null and "" say nothing."""
     for name, value in more.items():
         before = into.get(name)
         if value is None:
             into.setdefault(name, None)
-        elif isinstance(value, str) and name in _TEXTS:
-            into[name] = before if isinstance(before, _Text) else _Text()
+        elif isinstance(value, str) and name in texts:
+            into[name] = before if isinstance(before, _Text) else (_Base64 if name == "data" else _Text)()
             into[name].append(value)
         elif isinstance(value, dict):
             into[name] = {} if before is None else before
-            _join(into[name], value)
+            _join(into[name], value, _AUDIO_TEXTS if name == "audio" else _TEXTS)
         elif isinstance(value, list):
             into[name] = [] if before is None else before
             _extend(into[name], value, pieces=name == "tool_calls")
@@ -98,6 +105,8 @@ def _extend(into: list[Any], more: list[Any], *, pieces: bool) -> None:
 
 def _settled(value: Any) -> Any:
     """The value with its texts whole."""
+    if isinstance(value, _Base64) and any("=" in piece for piece in value[:-1]):
+        return base64.b64encode(b"".join(base64.b64decode(piece, validate=True) for piece in value)).decode()
     if isinstance(value, _Text):
         return "".join(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # halves may come apart
     if isinstance(value, dict):
@@ -132,6 +141,9 @@ def _message(events: Iterable[_Event]) -> _Event | None:
             blocks[event["index"]] = dict(event["content_block"])
         elif kind == "content_block_delta" and event["delta"]["type"] == "input_json_delta":
             inputs.setdefault(event["index"], _Text()).append(event["delta"]["partial_json"])
+        elif kind == "content_block_delta" and event["delta"]["type"] == "citations_delta":
+            block = blocks[event["index"]]
+            block["citations"] = [*(block.get("citations") or []), event["delta"]["citation"]]
         elif kind == "content_block_delta":
             name, block = _BLOCK_TEXTS[event["delta"]["type"]], blocks[event["index"]]
             if not isinstance(block.get(name), _Text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 
@@ -96,12 +97,41 @@ def test_a_character_whose_halves_come_apart():
 
 
 @pytest.mark.parametrize(
+    ("pieces", "whole"),
+    [(["AAEC", "AwQF"], b"\0\1\2\3\4\5"), (["AA==", "AQI=", "AwQF"], b"\0\1\2\3\4\5"), (["AAE", "CAw=="], b"\0\1\2\3")],
+)
+def test_an_answer_that_speaks(pieces: list[str], whole: bytes):
+    deltas = [{"audio": {"id": "a1", "transcript": "Hel"}}, {"audio": {"transcript": "lo"}}]
+    deltas += [{"audio": {"data": piece}} for piece in pieces] + [{"audio": {"expires_at": 7}}]
+    said = [{"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    found = json.loads(fold_events.whole("/v1/chat/completions", map(_event, said)) or b"")
+    audio = found["choices"][0]["message"]["audio"]
+    assert base64.b64decode(audio.pop("data"), validate=True) == whole
+    assert audio == {"id": "a1", "transcript": "Hello", "expires_at": 7}
+
+
+def test_what_a_message_cites():
+    said = [
+        {"type": "message_start", "message": {"id": "m", "content": []}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "", "citations": None}},
+        *({"type": "content_block_delta", "index": 0, "delta": {"type": "citations_delta", "citation": {"at": at}}} for at in (1, 2)),
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "so"}},
+    ]  # fmt: skip
+    found = json.loads(fold_events.whole("/v1/messages", map(_event, said)) or b"")
+    assert found["content"] == [{"type": "text", "text": "so", "citations": [{"at": 1}, {"at": 2}]}]
+
+
+@pytest.mark.parametrize(
     ("path", "said"),
     [
         ("/v1/chat/completions", {"choices": 7, "object": "x"}),
         ("/v1/chat/completions", {"choices": [{"delta": {}}], "object": "x"}),
         ("/v1/messages", {"type": "content_block_delta", "index": 0, "delta": {"type": "new_delta"}}),
         ("/v1/messages", {"type": "ping"}),
+        (
+            "/v1/chat/completions",
+            {"choices": [{"index": 0, "delta": {"audio": "x"}}], "object": "x", "usage": float("inf")},
+        ),
         ("/v1/responses", {"type": "response.output_text.delta", "delta": "x"}),
         ("/v1/somewhere", {"type": "x"}),
         ("/v1/chat/completions", {"choices": [], "object": "x", "usage": {"cost": float("nan")}}),

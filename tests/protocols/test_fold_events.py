@@ -128,10 +128,6 @@ def test_what_a_message_cites():
         ("/v1/chat/completions", {"choices": [{"delta": {}}], "object": "x"}),
         ("/v1/messages", {"type": "content_block_delta", "index": 0, "delta": {"type": "new_delta"}}),
         ("/v1/messages", {"type": "ping"}),
-        (
-            "/v1/chat/completions",
-            {"choices": [{"index": 0, "delta": {"audio": "x"}}], "object": "x", "usage": float("inf")},
-        ),
         ("/v1/responses", {"type": "response.output_text.delta", "delta": "x"}),
         ("/v1/somewhere", {"type": "x"}),
         ("/v1/chat/completions", {"choices": [], "object": "x", "usage": {"cost": float("nan")}}),

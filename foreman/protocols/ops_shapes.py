@@ -163,6 +163,8 @@ class Process(_Shape):
     store_latency_ms: float | None
     rss_bytes: int | None
     tasks: int = Field(description="what it has in hand at this moment")
+    files_worst: int = Field(description="open files at most within the last minute, or a few less")
+    files_limit: int
 
 
 class GatewayState(_Shape):

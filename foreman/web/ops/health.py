@@ -15,7 +15,7 @@ from foreman.protocols.job_object import rfc3339
 from foreman.store.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from foreman.store.client import Store
     from foreman.store.records import TargetStatus, WorkerPresence
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LOOK: Final = 10.0
 """Seconds for which the findings about the store are good."""
+FILES: Final = 0.9
+"""Share of the files that a process may have open before it is a reason."""
 LAG: Final = 1.0
 """Seconds a process's event loop may be behind within a minute before it is a reason."""
 
@@ -49,7 +51,7 @@ class Health:
             return [*self._known(), f"the store does not answer: {error.message}"]
 
     async def reasons_of(
-        self, workers: Iterable[WorkerPresence], processes: Iterable[dict[str, Any]], *, background: bool
+        self, workers: Iterable[WorkerPresence], processes: Collection[dict[str, Any]], *, background: bool
     ) -> list[str]:
         """The same, of what somebody has just asked the store for. Raises StoreUnavailableError."""
         if not self.inventory.store_answers():
@@ -59,7 +61,7 @@ class Health:
         found += [reason for target in self.inventory.targets for reason in _target(target)]
         found += [] if background else [NO_BACKGROUND]
         found += [reason for worker in workers for reason in _links(worker)]
-        return found + [reason for said in processes for reason in _process(said)]
+        return [*found, *(reason for said in processes for reason in _process(said)), *_short_of_files(processes)]
 
     def _store_away(self) -> str:
         failure = self.inventory.failure or self.inventory.unwritten
@@ -68,6 +70,11 @@ class Health:
             return (
                 f"the store takes no writes{why} (calls get 503 meanwhile, nothing is lost): see its memory, its disk, "
                 "and that FOREMAN_REDIS_URL names the primary"
+            )
+        if failure is None:
+            return (
+                "the store answers seconds late, if at all (calls get 503 meanwhile, nothing is lost): see what keeps it "
+                "busy, its disk, and the network to it"
             )
         return (
             f"the store does not answer{why} (calls get 503 meanwhile, nothing is lost): start it, "
@@ -124,3 +131,12 @@ def _process(said: dict[str, Any]) -> list[str]:
         "stopped; give it more CPU, or run its role on more machines"
     )
     return [reason]
+
+
+def _short_of_files(processes: Iterable[dict[str, Any]]) -> list[str]:
+    return [
+        f"{said['role']} {said['id']} had {said['files_worst']} of {said['files_limit']} files open within the last minute; with "
+        "none left, callers' connections are closed without a word: raise its limit (systemd LimitNOFILE=65536, `ulimit -n`)"
+        for said in processes
+        if said.get("files_worst", 0) > FILES * said.get("files_limit", 1 << 30)
+    ]

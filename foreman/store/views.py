@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from foreman.core.jobs import Priority, Slot, State
+from foreman.protocols.job_object import INLINE_LIMIT
 from foreman.store import rows
 from foreman.store.roster import Roster
 
@@ -194,6 +195,11 @@ class Views(Roster):
             )
             for job_id, target, lane, state, began, end in reply
         ]
+
+    async def resendable(self, deliveries: list[str]) -> set[str]:
+        """Those of these deliveries that can be sent again: their bytes are kept, or can be made anew."""
+        kept = await self._script("resendable", INLINE_LIMIT, *deliveries) if deliveries else ()
+        return {one.decode() for one in kept}
 
     async def live(self, role: str, name: str, said: dict[str, Any]) -> None:
         """Note how a process does; it counts for 10 s."""

@@ -4,7 +4,7 @@
 -- KEYS[1] the pool's prefix
 -- ARGV    1 delivery  2 its job  3 bytes up to which an answer stands in the event  4 the operator who wants it, or ''
 -- returns sent | waiting (its attempt runs, or an earlier event's turn comes first) | over (its bytes are kept no longer) | unknown
--- include: clock, outbox, audit
+-- include: clock, outbox, audit, resend
 local evt, job, inline, who, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], clock()
 local d = delivery_read(evt)
 
@@ -17,21 +17,12 @@ local function logged()
   return false
 end
 
-local function bytes_kept()
-  local kept = cjson.decode(redis.call('HGET', k_delivery(evt), 'snapshot')).artifacts
-  if not kept then return true end
-  for _, artifact in ipairs(cjson.decode(kept)) do
-    if artifact[3] <= inline and redis.call('EXISTS', k_artifact(job, artifact[1])) == 0 then return false end
-  end
-  return true
-end
-
 if not d then return logged() and 'over' or 'unknown' end
 if redis.call('ZSCORE', k_busy(d.url), evt) then return 'waiting' end
 if not d.ending then
   if redis.call('ZRANGE', k_outbox(d.job), 0, 0)[1] ~= evt then return 'waiting' end
 else
-  if not bytes_kept() then return 'over' end
+  if not bytes_kept(evt, job, inline) then return 'over' end
   redis.call('HSET', k_delivery(evt), 'again', 1)
   redis.call('PEXPIRE', k_delivery(evt), ENDED_MS)
   redis.call('ZADD', k_deliveries(), now, evt)

@@ -20,7 +20,7 @@ from foreman.web.dashboard import markup
 from foreman.web.dashboard.markup import PATH, Markup, cell, job_link, join, section, span, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from foreman.store.deliveries import Tried
     from foreman.store.records import Event
@@ -141,6 +141,7 @@ def job_detail(
     tried: Sequence[Tried] | None,
     *,
     kept: bool,
+    again: Container[str] = (),
 ) -> str:
     """Everything about one job.
 
@@ -151,6 +152,7 @@ def job_detail(
         events: Its transitions, oldest first.
         tried: Its webhook log; None where the one who looks may not see it.
         kept: Its request is kept: without it nothing can be done again.
+        again: The deliveries that can be sent again.
     """
     parts = [
         Markup(f'<div class="head"><h1>Job <span class="id">{cell(job.id)}</span></h1>{markup.state(job.state)}</div>'),
@@ -163,7 +165,7 @@ def job_detail(
         section("Request and answer", _contents(frame, job, kept=kept)),
     ]
     if tried is not None and (tried or job.state_webhook_url):
-        parts.append(section("Webhook", deliveries(frame, tried, job.state_webhook_url)))
+        parts.append(section("Webhook", deliveries(frame, tried, again, job.state_webhook_url)))
     return frame.document("jobs", join(*parts), title=f"Job {job.id}")
 
 
@@ -174,7 +176,7 @@ def _acts(frame: Frame, job: Job, *, kept: bool) -> Markup | None:
     if job.state not in TERMINAL:
         question = f"Cancel this job? It is {job.state}."
         cancel = markup.button(
-            "Cancel", f"DELETE {path}", ask=question, said="Cancelled.", kind="danger", ident="cancel"
+            "Cancel", f"DELETE {path}", ask=question, said="It is {state}.", kind="danger", ident="cancel"
         )
         buttons.append(cancel)
     elif kept and job.endpoint in AGAIN:
@@ -319,7 +321,18 @@ def _hidden(key: str, title: str, path: str, *, links: bool) -> Markup:
     )
 
 
-def deliveries(frame: Frame, tried: Sequence[Tried], url: str | None = None) -> Markup:
+def send_again(frame: Frame, delivery: str, again: Container[str]) -> Markup | None:
+    """The button that does it; where nothing is left to send, that."""
+    if not frame.acts:
+        return None
+    if delivery not in again:
+        why = "an ended delivery is kept for a day, and as long as its job's answer"
+        return Markup(f'<small class="soft" title="{why}">kept no longer</small>')
+    said = "It is sent again.|It is being sent already, or an earlier event's turn comes first."
+    return markup.button("Send again", f"POST /deliveries/{delivery}/redeliver", said=said)
+
+
+def deliveries(frame: Frame, tried: Sequence[Tried], again: Container[str], url: str | None = None) -> Markup:
     """A webhook log: what was tried, what came back, and a way to send it again."""
     rows = (
         (
@@ -331,9 +344,7 @@ def deliveries(frame: Frame, tried: Sequence[Tried], url: str | None = None) -> 
             one.status,
             markup.milliseconds(None if one.duration is None else one.duration * 1000),
             one.error,
-            markup.button("Send again", f"POST /deliveries/{one.id}/redeliver", said="It is sent again.")
-            if frame.acts
-            else None,
+            send_again(frame, one.id, again),
         )
         for one in tried
     )

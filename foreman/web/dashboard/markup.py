@@ -30,7 +30,6 @@ MARKS: Final = {
     "unavailable": "✗",
     "well": "✓",
     "failing": "!",
-    "spared": "‖",
 }
 """A state's mark beside its word and colour, so that none of them is alone."""
 
@@ -183,17 +182,18 @@ def moment(seconds: float | None) -> Markup | None:
         return None
     at = datetime.fromtimestamp(seconds, UTC)
     today = at.date() == datetime.now(UTC).date()
-    iso = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    text = at.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
-    return Markup(f'<time datetime="{iso}" title="{iso}">{text}</time>')
+    return hint(at.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S"), seconds)
+
+
+def hint(text: str, seconds: float) -> Markup:
+    """Words for a moment, the moment in their title."""
+    iso = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return Markup(f'<time datetime="{iso}" title="{iso}">{escape(text)}</time>')
 
 
 def ago(seconds: float | None) -> Markup | None:
-    """How long ago a moment was, the moment in its title."""
-    if seconds is None:
-        return None
-    iso = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return Markup(f'<time datetime="{iso}" title="{iso}">{span(time.time() - seconds)} ago</time>')
+    """How long ago a moment was."""
+    return None if seconds is None else hint(f"{span(time.time() - seconds)} ago", seconds)
 
 
 def ago_of(iso: str | None) -> Markup | None:

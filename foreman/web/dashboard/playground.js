@@ -9,11 +9,10 @@ let model = null;
 let draft = "";
 let turn = null;
 let again = () => {};
-
-const WORDS = { loading: "the model is being loaded", working: "the target reads the prompt", thinking: "thinks", answering: "answers", resuming: "connects again" };
+let says = {}; // the server's words for states
 
 function told({ state, position, eta, target }) {
-	const words = state === "waiting" ? `waits for ${target ?? "a target"}, which is down` : WORDS[state] ?? state;
+	const words = state === "waiting" ? `waits for ${target ?? "a target"}, which is down` : says[state] ?? state;
 	return words + (position ? `, position ${count(position)}` : "") + (eta == null ? "" : `, about ${span(eta)}`);
 }
 
@@ -21,6 +20,7 @@ export const playground = {
 	begin(boot) {
 		model = localStorage.getItem("model");
 		if (!boot.models.includes(model)) model = boot.models.find((it) => !it.includes("embed")) ?? "";
+		says = boot.words;
 		again = () => document.dispatchEvent(new Event("redraw"));
 	},
 	render(boot) {

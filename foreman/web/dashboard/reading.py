@@ -15,7 +15,7 @@ from foreman import settings as settings_module
 from foreman.core import lanes
 from foreman.core.errors import Code, Failure
 from foreman.core.ids import is_ulid
-from foreman.core.jobs import State, Surface
+from foreman.core.jobs import RUNNING, TERMINAL, State, Surface
 from foreman.protocols import envelope
 from foreman.store.errors import StoreUnavailableError
 from foreman.store.records import Wanted
@@ -43,13 +43,21 @@ PAGE: Final = 50
 FAILURES: Final = 500
 SHOWN_FAILURES: Final = 10
 HOOKED: Final = 40
-"""Jobs whose webhook logs are looked at for the last attempts."""
+"""Jobs of a kind whose webhook logs are looked at for the last attempts: in a flood the newest have none yet."""
 DEEDS: Final = 200
 KEPT: Final = 3.0
 """Seconds for which a drawing serves everybody."""
 _SHARES: Final = frozenset({"swap_budget"})
 _SIZES: Final = frozenset({"max_body", "max_answer", "spool_bytes", "store_bytes"})
 _ID_LENGTH: Final = 26
+_WAITS: Final = {
+    "loading": "the model is being loaded",
+    "working": "the target reads the prompt",
+    "thinking": "thinks",
+    "answering": "answers",
+    "resuming": "connects again",
+}
+"""What a chat does, in words for the playground; other states speak for themselves."""
 _HIGHEST: Final = "Z"
 """The last letter of an id's alphabet."""
 
@@ -109,8 +117,10 @@ class Reading:
         job = await self._job(request)
         outlook = await self.outlooks.of(job) if job.state in {State.QUEUED, State.LOADING} else None
         tried = await self.store.deliveries.log(job.id) if frame.acts else None
+        again = await self.store.views.resendable([one.id for one in tried or ()])
         queue = self.store.queue
-        return jobs.job_detail(frame, job, outlook, await queue.events(job.id), tried, kept=await queue.keeps(job.id))
+        events, kept = await queue.events(job.id), await queue.keeps(job.id)
+        return jobs.job_detail(frame, job, outlook, events, tried, kept=kept, again=again)
 
     async def curl(self, request: web.Request, *, token: bool) -> str:
         """A job's call as a line for a shell. Raises Failure: 403 for one who only looks, 410 where it is not kept."""
@@ -140,16 +150,9 @@ class Reading:
         if request[CALLER].role is Role.NAMED:
             raise Failure(Code.FORBIDDEN, "this token sees the webhooks of its own jobs, in their views")
         deliveries = self.store.deliveries
-        tried: list[tuple[str, Tried]] | None = None
-        if frame.acts:
-            tried = []
-            page = await self.store.queue.page(Wanted(surface=Surface.ASYNC), None, HOOKED)
-            for job in page.jobs:
-                if job.state_webhook_url:
-                    tried += [(job.id, one) for one in await deliveries.log(job.id)]
-            tried.sort(key=lambda pair: -pair[1].time)
-            del tried[PAGE:]
-        return views.webhooks(frame, await deliveries.receivers(), tried, await deliveries.waiting())
+        tried = await self._tried() if frame.acts else None
+        again = await self.store.views.resendable([one.id for _, one in tried or ()])
+        return views.webhooks(frame, await deliveries.receivers(), tried, await deliveries.waiting(), again)
 
     async def health(self, request: web.Request, frame: Frame) -> str:
         """What stands behind the page, and what it was told; the settings not for named callers."""
@@ -168,9 +171,20 @@ class Reading:
         names = {tag["name"] for target in self.inventory.targets for tag in target.tags if tag.get("name")}
         words = "A chat with any model, to see how it waits and answers. It needs JavaScript."
         body = f'<h1>Playground</h1><p class="none">{words}</p>'
-        return frame.document("playground", body, {"models": sorted(names)})
+        return frame.document("playground", body, {"models": sorted(names), "words": _WAITS})
 
     # ------------------------------------------------------------------ what the handlers share
+
+    async def _tried(self) -> list[tuple[str, Tried]]:
+        """The last attempts at webhooks of the jobs that came, run, are next or ended last, each with its job."""
+        queue = self.store.queue
+        seen = (await queue.page(Wanted(surface=Surface.ASYNC), None, HOOKED)).jobs
+        for states in (frozenset({State.QUEUED}), RUNNING, TERMINAL):
+            seen += tuple(await queue.recent(states, HOOKED))
+        ids = dict.fromkeys(job.id for job in seen if job.state_webhook_url)
+        logs = await asyncio.gather(*(self.store.deliveries.log(job_id) for job_id in ids))
+        tried = [(job_id, one) for job_id, log in zip(ids, logs, strict=True) for one in log]
+        return sorted(tried, key=lambda pair: -pair[1].time)[:PAGE]
 
     async def _job(self, request: web.Request) -> Job:
         job_id = request.match_info["job_id"].upper()

@@ -6,18 +6,20 @@ about it stands here once, for the one who has to act on it.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from foreman.web.dashboard import markup
+from foreman.web.dashboard.jobs import send_again
 from foreman.web.dashboard.markup import PATH, Markup, job_link, join, section, table
 from foreman.web.dashboard.overview import health as reasons_of
 from foreman.web.ops.operators_api import came_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from foreman.core.jobs import Job
     from foreman.store.deliveries import Receiver, Tried
@@ -127,7 +129,13 @@ def _group(group: Group) -> Markup:
 # ---------------------------------------------------------------------------- webhooks
 
 
-def webhooks(frame: Frame, receivers: Sequence[Receiver], tried: Sequence[tuple[str, Tried]] | None, open_: int) -> str:
+def webhooks(
+    frame: Frame,
+    receivers: Sequence[Receiver],
+    tried: Sequence[tuple[str, Tried]] | None,
+    open_: int,
+    again: Container[str] = (),
+) -> str:
     """Who is told, how it takes it, and what was tried last.
 
     Args:
@@ -135,6 +143,7 @@ def webhooks(frame: Frame, receivers: Sequence[Receiver], tried: Sequence[tuple[
         receivers: The newest first.
         tried: The last attempts with their jobs; None where the one who looks may not see them.
         open_: Deliveries that have not ended.
+        again: The deliveries that can be sent again.
     """
     rows = (
         (
@@ -148,7 +157,7 @@ def webhooks(frame: Frame, receivers: Sequence[Receiver], tried: Sequence[tuple[
             receiver.status,
             receiver.error,
             markup.ago(receiver.tried_at),
-            markup.moment(receiver.next_at),
+            _next(receiver),
         )
         for receiver in receivers
     )
@@ -162,16 +171,21 @@ def webhooks(frame: Frame, receivers: Sequence[Receiver], tried: Sequence[tuple[
         section("Receivers", table("Receivers", heads, rows, "Nobody was told of anything yet.")),
     ]
     if tried is not None:
-        parts.append(section("Last attempts", _attempts(frame, tried)))
+        parts.append(section("Last attempts", _attempts(frame, tried, again)))
     return frame.document("webhooks", join(*parts))
 
 
 def _standing(receiver: Receiver) -> Markup:
     word = str(receiver.standing)
-    return markup.state(
-        {"well": "well", "failing": "failing"}.get(word, "spared"),
-        word,
-    )
+    return markup.state("well" if word == "well" else "failing", word)
+
+
+def _next(receiver: Receiver) -> Markup | str | None:
+    """When it is tried again: in so many seconds, or now where that moment has come."""
+    if receiver.next_at is None:
+        return None
+    left = receiver.next_at - time.time()
+    return markup.hint(f"in {markup.span(left)}" if left > 0 else "its turn has come", receiver.next_at)
 
 
 def _address(url: str, *, whole: bool) -> str:
@@ -179,7 +193,7 @@ def _address(url: str, *, whole: bool) -> str:
     return url if whole else urlsplit(url)._replace(query="", fragment="").geturl()
 
 
-def _attempts(frame: Frame, tried: Sequence[tuple[str, Tried]]) -> Markup:
+def _attempts(frame: Frame, tried: Sequence[tuple[str, Tried]], again: Container[str]) -> Markup:
     rows = (
         (
             markup.moment(one.time),
@@ -190,14 +204,12 @@ def _attempts(frame: Frame, tried: Sequence[tuple[str, Tried]]) -> Markup:
             markup.state("done" if one.error is None else "failed", "taken" if one.error is None else "not taken"),
             one.status,
             one.error,
-            markup.button("Send again", f"POST /deliveries/{one.id}/redeliver", said="It is sent again.")
-            if frame.acts
-            else None,
+            send_again(frame, one.id, again),
         )
         for job_id, one in tried
     )
     heads = ("Time (UTC)", "Job", "Event", "Receiver", "Attempt#", "Outcome", "Status#", "Why", "")
-    return table("Last attempts", heads, rows, "Nothing was tried yet.")
+    return table("Last attempts", heads, rows, "No attempt is on record for the jobs that came, run or ended last.")
 
 
 # ---------------------------------------------------------------------------- health, audit

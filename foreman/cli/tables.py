@@ -33,6 +33,8 @@ _STYLES: Final = {
     "cancelled": "dim",
 }
 """Colour beside the word, never instead of it."""
+_WHOLE: Final = frozenset({"JOB", "STATE"})
+"""Columns that stay whole as long as any name can give way."""
 
 
 def console() -> Console:
@@ -53,16 +55,30 @@ def cell(value: object) -> Text:
     return Text(word, style=_STYLES.get(word, ""))
 
 
+def _line(value: object) -> Text:
+    """A cell that stays one line however narrow its column is."""
+    text = cell(value)
+    text.no_wrap = True
+    return text
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()) -> Table:
-    """A table without lines; `right`: the columns whose numbers stand under each other."""
+    """A table without lines; `right`: the columns whose numbers stand under each other.
+
+    Where the terminal is too narrow, names give way: a state or a number of which a part is seen says nothing.
+    """
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     numbers = set(right)
     for name in columns:
         made.add_column(
-            name, justify="right" if name in numbers else "left", no_wrap=True, overflow="ellipsis", min_width=0
+            name,
+            justify="right" if name in numbers else "left",
+            no_wrap=name in numbers or name in _WHOLE,
+            overflow="ellipsis",
+            min_width=0,
         )
     for row in rows:
-        made.add_row(*(cell(value) for value in row))
+        made.add_row(*(_line(value) for value in row))
     return made
 
 

@@ -52,7 +52,6 @@ function drawTools() {
 		h("b", { class: `f-${away ? "reconnecting" : live.mode}`, title: why || null }, away ? "store away" : live.mode),
 		state && (state.as_of || !away) ? ` data ${old < 60 ? `${Math.floor(old)} s` : span(old)} old` : " no data yet");
 	patch($("hold"), held ? "Go on" : "Hold");
-	$("hold").setAttribute("aria-pressed", held);
 	if (mode !== live.mode && mode !== "connecting") say(live.mode === "live" ? "live again" : live.mode);
 	mode = live.mode;
 }
@@ -105,7 +104,8 @@ async function act(button) {
 	try {
 		const answer = await ask(path, method);
 		const fresh = method === "POST" && answer.job_id;
-		say(said, fresh && h("a", { href: `/ui/jobs/${fresh}` }, ` ${fresh}`));
+		const [told, nothing] = said.split("|"); // the latter where nothing had to be done
+		say((answer.changed === false || answer.status === "waiting" ? nothing : told).replace(/{(\w+)}/g, (_, name) => answer[name]), fresh && h("a", { href: `/ui/jobs/${fresh}` }, ` ${fresh}`));
 	} catch (error) {
 		say(`It did not work: ${error.message}`);
 	}
@@ -161,6 +161,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 root.classList.add("js");
+document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest" });
 const theme = localStorage.getItem("theme");
 if (theme) root.dataset.theme = theme;
 Object.assign($("hold"), { onclick: hold }).nextSibling.onclick = turn;

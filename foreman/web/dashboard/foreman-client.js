@@ -7,19 +7,17 @@
 //     const { text, thinking, calls } = answer.add(chunk)   // what this chunk brought
 //   }
 //
-// Served at /ui/foreman-client.js. It uses fetch and a ReadableStream, not EventSource, since a call is a POST. It keeps
-// nothing, draws nothing and needs nothing else. Aborting `signal` ends the job in whatever state it is: the iterator
-// throws a ForemanError with code `cancelled`, and so does leaving the loop end it.
+// Aborting `signal` ends the job in whatever state it is: the iterator throws a ForemanError with code `cancelled`.
+// So does leaving the loop.
 //
 // chat(request, options) takes
 //   request   the body in the dialect of `path`; `stream` is set to true
 //   signal    an AbortSignal: Stop
-//   onState   called with { state, jobId, position?, eta?, elapsed?, target?, downFor?, tokens?, attempt? }, where state is
+//   onState   called with { state, jobId, position?, eta?, elapsed?, target?, downFor?, tokens?, attempt? }; state is
 //             sent · queued · loading · working · waiting (the target is down) · thinking · answering · resuming · done;
-//             thinking and answering with the tokens so far, at most ten times a second; seconds as numbers. What a
-//             page should show instead of a spinner.
+//             thinking and answering at most ten times a second; seconds as numbers.
 //   path      /api/chat (default) · /api/generate · /v1/chat/completions · /v1/completions · /v1/messages · /v1/responses
-//   url       the gateway's base URL, or a list of them, tried one after the other; default: the page's own origin
+//   url       the gateway's base URL, or a list of them, tried in turn; default: the page's own origin
 //   headers   more request headers, such as Authorization
 //   key       an Idempotency-Key (`crypto.randomUUID()`): the call then survives a dropped connection and a restarted
 //             gateway; it is resumed where it broke off. Without one a job ends with its connection, as a page's should.

@@ -6,8 +6,6 @@ const digits = new Intl.NumberFormat("en");
 /** A count: 12,345; a dash for what is not known. */
 export const count = (value) => (value == null ? "–" : digits.format(value));
 
-export const round = (value, places = 1) => (value == null ? "–" : digits.format(Number(value.toFixed(places))));
-
 /** A span in seconds: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
 export function span(seconds) {
 	if (seconds == null) return "–";
@@ -20,7 +18,7 @@ export function span(seconds) {
 	return two(Math.floor(s / 86400), "d", Math.floor((s % 86400) / 3600), "h");
 }
 
-export const ms = (value) => (value == null ? "–" : value < 999.5 ? `${round(value, value < 10 ? 1 : 0)} ms` : span(value / 1000));
+export const ms = (value) => (value == null ? "–" : value < 999.5 ? `${value.toFixed(value < 9.95 ? 1 : 0)} ms` : span(value / 1000));
 
 /** Seconds between a moment and `now` (ms). */
 export const since = (iso, now) => (iso ? Math.max(0, (now - Date.parse(iso)) / 1000) : null);

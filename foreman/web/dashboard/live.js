@@ -41,7 +41,10 @@ export function pause(on) {
 }
 
 /** What somebody did shall show at once. */
-export const refresh = () => ask("/ops/state").then(take, () => {});
+export const refresh = () => look().then(take, () => {});
+
+// After a sleep a connection may be dead without a word.
+const look = () => ask("/ops/state", "GET", AbortSignal.timeout(SILENT));
 
 function take(state) {
 	live.state = state;
@@ -83,38 +86,37 @@ function arrived(state) {
 
 function watch() {
 	clearTimeout(timer);
-	timer = setTimeout(poll, SILENT);
+	timer = setTimeout(() => {
+		live.mode = "reconnecting";
+		told();
+		inquire(true);
+	}, SILENT);
 }
 
 function lost(why = "") {
+	if (live.mode === "paused") return;
 	stop();
 	live.mode = "reconnecting";
 	live.why = why;
 	told();
-	timer = setTimeout(retry, PAUSES[Math.min(failures++, PAUSES.length - 1)] * (0.8 + 0.4 * Math.random()));
+	timer = setTimeout(inquire, PAUSES[Math.min(failures++, PAUSES.length - 1)] * (0.8 + 0.4 * Math.random()));
 }
 
-// An EventSource does not say why it failed; a plain question tells a lost token from a lost gateway.
-async function retry() {
+// An EventSource does not say why it failed; a plain question tells a lost token from a lost gateway, and answers while
+// the stream is held back.
+async function inquire(held) {
 	try {
-		const state = await ask("/ops/state");
+		const state = await look();
 		if (live.mode === "paused" || document.hidden) return;
+		if (held) {
+			Object.assign(live, { mode: "live", why: "asked for each 2 s: something holds the stream back" });
+			clearTimeout(timer);
+			timer = setTimeout(inquire, POLL, true);
+		}
 		take(state);
-		connect();
+		if (!held) connect();
 	} catch (error) {
 		if (error.status === 401) location.reload();
 		else lost(error.status ? error.message : "");
-	}
-}
-
-async function poll() {
-	try {
-		const state = await ask("/ops/state");
-		live.mode = "live";
-		live.why = "asked for each 2 s: something holds the stream back";
-		take(state);
-		timer = setTimeout(poll, POLL);
-	} catch {
-		lost();
 	}
 }

@@ -2,17 +2,17 @@
 // is and add only how long ago things were.
 import { ask } from "./api.js";
 import { h, tree } from "./dom.js";
-import { colour, count, ms, name, plain, round, shortId, since, span, state } from "./format.js";
+import { colour, count, ms, name, plain, shortId, since, span, state } from "./format.js";
 import { live, now } from "./live.js";
 
-const POINTS = 60;
+const POINTS = 40;
 const LOOK = 10_000; // ms between two looks at the history
 
 const speeds = new Map(); // job → its last tokens/s
 const history = { nodes: [], at: -LOOK, swaps: -1, span: 900 };
 const search = { text: "", rows: null };
 let drawn = null;
-let words = {}; // the server's: why a lane is next, what the columns of the lanes are
+let words = {}; // the server's: why a lane is next, the columns of the lanes, what the buttons do
 let operates = false;
 let models = {};
 
@@ -28,14 +28,14 @@ export const overview = {
 			look(live.state);
 		});
 	},
-	render(boot) {
+	render() {
 		const seen = live.state;
 		if (seen !== drawn) learn(seen);
 		drawn = seen;
 		look(seen);
 		const { jobs, ledger: it } = seen;
 		return [
-			h("div", { class: "head" }, h("h1", {}, "Overview"), health(seen, seen.reasons ?? boot.reasons)),
+			h("div", { class: "head" }, h("h1", {}, "Overview"), health(seen.reasons)),
 			tiles("numbers", Object.keys(jobs).map((word) => [h("a", { href: `/ui/jobs?state=${word}` }, word), count(jobs[word]), word])),
 			h("section", {}, h("h2", {}, "Targets"), seen.targets.length ? h("div", { class: "cards" }, seen.targets.map(card))
 				: none("No worker has announced a target yet.")),
@@ -67,53 +67,58 @@ function look({ ledger }) {
 	}, () => {});
 }
 
-function health({ store, as_of: at }, reasons) {
-	const all = store.status === "ok" ? reasons : [`The store does not answer: ${store.error}`, at ? `What you see is of ${at.slice(11, 19)} UTC.` : "Nothing is known yet: zeros below mean nothing."];
-	if (!all.length) return h("p", { class: "ok" }, "✓ all is well");
-	return h("div", { class: "bad", key: "bad" }, h("b", {}, "! degraded"), h("ul", {}, all.map((reason) => h("li", {}, plain(reason)))));
+const list = (reasons) => h("ul", {}, reasons.map((reason) => h("li", {}, plain(reason))));
+
+function health(reasons) {
+	if (!reasons.length) return h("p", { class: "ok" }, "✓ all is well");
+	return h("div", { class: "bad", key: "bad" }, h("b", {}, "! degraded"), list(reasons.slice(0, 4)),
+		reasons[4] && h("details", {}, h("summary", {}, `${reasons.length - 4} more`), list(reasons.slice(4))));
 }
 
 const tiles = (kind, pairs) =>
 	h("dl", { class: kind }, pairs.map(([title, value, n]) => h("div", {}, h("dt", {}, title), h("dd", { "data-n": n }, value))));
 
-const deed = (text, what, asked, said, kind = "", spans = null) =>
-	h("button", { type: "button", class: kind, key: text, "data-do": `POST /ops/${what}`, "data-ask": asked, "data-said": said, "data-span": spans }, text);
-
-const hold = (held, path, title, more) =>
-	held ? deed("Resume", `${path}/resume`, null, `${title} goes on.`)
-		: deed("Pause", `${path}/pause`, `Pause ${title}? What runs ends; nothing ${more} starts.`, `${title} is paused.`, "", "1");
+/** A button of `words.deeds`; what it is done to stands where they say {}. */
+function deed(what, path, title, more) {
+	const [text, verb, asked, said, kind, spans] = words.deeds[what].map((it) => it?.replace("{n}", more).replace("{}", () => plain(title)));
+	return h("button", { type: "button", class: kind, key: text, "data-do": `POST /ops/${path}/${verb}`, "data-ask": asked, "data-said": said, "data-span": spans }, text);
+}
 
 const lane = (key) => name(models[key] ?? key, { title: key });
+const whole = (key) => [lane(key), options(key)];
+const options = (key) => h("small", {}, ` ${key.split("?")[1] ?? ""}`);
+const ago = (iso) => h("small", { title: iso }, ` ${span(since(iso, now()))}`);
+const ends = (iso) => h("small", { title: iso }, iso ? ` for ${span((Date.parse(iso) - now()) / 1000)} more` : " until resumed");
 const none = (text) => h("p", { class: "none" }, text);
 
 function card(target) {
-	const { name: title, pause, loading, next } = target;
+	const { name: title, pause, loading, next, state: how } = target;
 	const path = `targets/${encodeURIComponent(title)}`;
+	const busy = target.running.length;
 	return h("article", { class: "card", key: title },
-		h("header", {}, h("h3", {}, name(title)), state(target.state),
-			pause && h("small", {}, pause.until ? `until ${pause.until.slice(11, 16)} UTC` : "until resumed", pause.unload && ", holds nothing")),
+		h("header", {}, h("h3", {}, name(title)), state(how),
+			pause && [ends(pause.until), pause.unload && h("small", {}, "holds nothing")]),
 		h("small", {}, `${target.kind} ${target.version ?? ""} · `, name(target.url)),
-		target.state === "down" && h("p", { class: "bad" }, `for ${span(since(target.since, now()))}: ${plain(target.error) ?? ""}`),
-		h("h4", {}, "Loaded"),
-		h("ul", { class: "chips" },
-			target.resident.map((it) => h("li", { class: colour(it.lane), key: it.lane }, h("i"), lane(it.lane), h("small", {}, ` ${span(since(it.since, now()))}`))),
-			loading && h("li", { class: `${colour(loading)} loads`, key: "loads" }, h("i"), lane(loading), h("small", {}, " loads")),
-			!target.resident.length && !loading && h("li", { class: "none" }, "nothing")),
+		how === "down" && h("p", { class: "bad" }, `for ${span(since(target.since, now()))}: ${plain(target.error) ?? ""}`),
+		(busy || how !== "down") && [h("h4", {}, "Loaded"), h("ul", { class: "chips" },
+			target.resident.map((it) => h("li", { class: colour(it.lane), key: it.lane }, h("i"), whole(it.lane), ago(it.since))),
+			loading && h("li", { class: `${colour(loading)} loads`, key: "loads" }, h("i"), whole(loading), h("small", {}, " loads")),
+			!target.resident.length && !loading && h("li", { class: "none" }, target.kind === "ollama" ? "nothing" : "all that it serves")),
 		h("h4", {}, "Runs"),
-		target.running.length ? h("ul", { class: "runs" }, target.running.map(run)) : none("nothing"),
-		next && h("p", {}, "Next ", h("b", {}, lane(next.lane)), `: ${words.why[next.reason] ?? next.reason}`),
-		operates && h("p", { class: "acts" }, hold(pause, path, title, "new"),
-			target.kind === "ollama" && !pause?.unload && deed("Free this GPU", `${path}/pause?unload=true`, `Free ${title}? What runs ends, all that foreman loaded is unloaded and stays out.`, `${title} is being freed.`, "", "1")));
+		busy ? h("ul", { class: "runs" }, target.running.map(run)) : none("nothing")],
+		how === "up" && next && h("p", {}, "Next ", h("b", {}, whole(next.lane)), `: ${words.why[next.reason] ?? next.reason}`),
+		operates && h("p", { class: "acts" }, deed(pause ? "resume" : "pause", path, title),
+			target.kind === "ollama" && !pause?.unload && deed("free", path, title)));
 }
 
 function run(job) {
 	const speed = job.tokens_per_second;
 	const reads = job.state === "working" && job.slot === "drain" && !job.tokens;
 	return h("li", { class: colour(job.lane), key: job.job_id },
-		h("i"), lane(job.lane), state(job.state, reads ? "prefill" : job.state), h("span", { class: "n" }, span(since(job.since, now()))),
-		h("a", { class: "id", href: `/ui/jobs/${job.job_id}`, title: job.endpoint }, shortId(job.job_id)),
-		job.caller && name(job.caller, { class: "name soft who" }),
-		h("span", { class: "speed" }, spark(speeds.get(job.job_id)), speed ? [h("b", {}, round(speed)), " tok/s"] : "", job.tokens ? h("small", {}, ` ${count(job.tokens)} tokens`) : ""));
+		h("i"), lane(job.lane), state(job.state, reads ? "prefill" : job.state), h("span", { class: "n", title: job.since }, span(since(job.since, now()))),
+		h("p", {}, h("a", { class: "id", href: `/ui/jobs/${job.job_id}`, title: job.endpoint }, shortId(job.job_id)),
+			job.caller && name(job.caller, { class: "name soft" }),
+			h("span", {}, spark(speeds.get(job.job_id)), speed ? [h("b", {}, speed.toFixed(1)), " tok/s"] : "", job.tokens ? h("small", {}, ` ${count(job.tokens)} tokens`) : "")));
 }
 
 function spark(values) {
@@ -147,15 +152,14 @@ function seek(text, more) {
 function row(it) {
 	const path = `lanes/${encodeURIComponent(it.lane)}`;
 	const { recent, lane: key } = it;
-	const options = key.split("?")[1];
 	const cell = (value, n) => h("td", { class: "n", "data-n": n }, value);
 	return h("tr", { key: `${it.slot} ${it.lane}` },
-		h("th", { scope: "row", class: colour(it.lane) }, h("i"), name(models[key] ?? it.model, { title: `${it.model}\n${it.lane}` }), h("small", {}, options && ` ${options}`, it.slot !== "drain" && ` ${it.slot}`)),
+		h("th", { scope: "row", class: colour(it.lane) }, h("i"), name(models[key] ?? it.model, { title: `${it.model}\n${it.lane}` }), options(key), it.slot !== "drain" && h("small", {}, ` ${it.slot}`)),
 		cell(count(it.depth), "depth"), cell(it.depth ? waits(it) : "–"), cell(count(it.running), "running"), cell(span(it.eta_seconds)), cell(pair(recent?.ttft_ms)), cell(pair(recent?.tpot_ms)),
 		cell(recent?.failed ? h("a", { class: "bad", href: `/ui/jobs?state=failed&model=${encodeURIComponent(it.model)}` }, count(recent.failed)) : count(recent?.failed)),
 		h("td", {}, recent?.callers.length ? recent.callers.map((one) => [name(one), " "]) : "–"),
-		h("td", { class: "acts" }, it.paused ? [state("paused"), it.paused_until && h("small", {}, ` until ${it.paused_until.slice(11, 16)} UTC`)] : !operates && "open", operates && [hold(it.paused, path, it.model, "of this lane"),
-			it.depth > 0 && deed("Clear", `${path}/clear`, `Cancel what waits in ${it.model} (${count(it.depth)} now)?`, `${it.model} is cleared.`, "danger")]));
+		h("td", { class: "acts" }, it.paused ? [state("paused"), ends(it.paused_until)] : !operates && "open", operates && [deed(it.paused ? "resume" : "hold", path, it.model),
+			it.depth > 0 && deed("clear", path, it.model, count(it.depth))]));
 }
 
 function waits({ oldest_since: at, oldest_wait_seconds: told, bound_seconds: bound }) {
@@ -163,8 +167,8 @@ function waits({ oldest_since: at, oldest_wait_seconds: told, bound_seconds: bou
 	if (bound == null) return span(seconds);
 	const width = Math.min(1, seconds / (bound || 1)) * 40;
 	return [
-		h("svg", { class: "bar", width: 40, height: 5, "aria-hidden": "true" }, h("rect", { width: 40, height: 5, rx: 2.5 }), h("rect", { class: width > 32 ? "high" : "low", width, height: 5, rx: 2.5 })),
-		h("span", { class: seconds > bound ? "bad" : null }, `${span(seconds)} of ${span(bound)}`)];
+		h("span", { class: seconds > bound ? "bad" : null, title: at }, `${span(seconds)} of ${span(bound)}`),
+		h("svg", { class: "bar", width: 40, height: 5, "aria-hidden": "true" }, h("rect", { width: 40, height: 5, rx: 2.5 }), h("rect", { class: width > 32 ? "high" : "low", width, height: 5, rx: 2.5 }))];
 }
 
-const pair = (it) => (it?.p50 == null ? "–" : `${ms(it.p50)} / ${ms(it.p95)}`);
+const pair = (it) => (it?.p50 == null ? "–" : `${ms(it.p50)} / ${ms(it.p95)}`.replace(/^([\d.]+) (m?s)(?= .* \2$)/, "$1"));

@@ -39,9 +39,26 @@ _HEADS: Final = (
     ("TPOT", "n", "time per token from there on: median / 95 of 100"),
     ("Errors", "n", "of the last runs"),
     ("Callers", None, "of the last runs"),
-    ("State", None, None),
+    ("State", "acts", None),
 )
 """The columns of the live table of lanes: title, class, what it means."""
+_PAUSED: Final = "It is paused."
+_DEEDS: Final = {
+    "pause": ("Pause", "pause", "Pause {}? What runs there runs on to its end; nothing new starts.", _PAUSED, "", "1"),
+    "free": (
+        *("Free this GPU", "pause?unload=true"),
+        "Free {}? What runs there runs on to its end; then all that foreman loaded is unloaded, and stays out.",
+        *("It is being freed.", "", "1"),
+    ),
+    "hold": ("Pause", "pause", "Pause the lane {}? What runs runs on; nothing more of it starts.", _PAUSED, "", "1"),
+    "resume": ("Resume", "resume", None, "It goes on.|It was not paused.", "", None),
+    "clear": (
+        *("Clear", "clear", "Cancel what waits in {}, {n} now? It can't be undone, and its callers are told."),
+        *("{cancelled} cancelled, {left} left.", "danger", None),
+    ),
+}
+"""What operators can do there: button, end of the path, question, what is told when it was done (behind a bar: when there
+was nothing to do), class, whether for how long is asked. {} is the name, {n} how many wait; in what is told, fields of the answer."""
 
 
 def overview(
@@ -77,7 +94,9 @@ def overview(
         Markup(f'<p class="none">foreman {escape(state["version"])} · {escape(state["now"])}</p>'),
     ]
     return frame.document(
-        "", join(*parts), {"state": state, "reasons": list(reasons), "words": {"why": WHY, "lanes": _HEADS}}
+        "",
+        join(*parts),
+        {"state": state, "words": {"why": WHY, "lanes": _HEADS, "deeds": _DEEDS}},
     )
 
 

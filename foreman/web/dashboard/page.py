@@ -33,7 +33,7 @@ VIEWS: Final = {
 }
 """The views by the last part of their path."""
 _TOOLS: Final = (
-    '<div id="tools"><span id="feed"></span><button type="button" id="hold" aria-pressed="false">Hold</button>'
+    '<div id="tools"><span id="feed"></span><button type="button" id="hold">Hold</button>'
     '<button type="button" aria-label="Light or dark" title="Light or dark">◐</button>'
     '<button type="button" aria-label="Keys" title="Keys">?</button></div>'
 )

@@ -69,7 +69,9 @@ def timeline(history: Mapping[str, Sequence[SwapRecord]], jobs: Sequence[Ran], n
     shown = {name: [one for one in records if (one.end or now) > begin] for name, records in history.items()}
     if not any(shown.values()):
         return join(head, Markup('<p class="none">Nothing was loaded in that time.</p>'))
-    return join(head, _drawing(shown, jobs, now, back), _key(shown), _table(shown))
+    more = len(shown) - _RAILS
+    rest = Markup(f'<p class="none">{more:,} more targets are not drawn.</p>') if more > 0 else None
+    return join(head, _drawing(shown, jobs, now, back), rest, _key(shown), _table(shown))
 
 
 def colour(lane: str) -> str:
@@ -158,7 +160,8 @@ def _tick(job: Ran, bottom: int, x: Callable[[float], float]) -> str:
 def _key(history: Mapping[str, Sequence[SwapRecord]]) -> Markup:
     lanes = {one.lane: one.model for records in history.values() for one in records}
     entries = "".join(
-        f'<li class="{colour(lane)}" data-key="{escape(lane)}"><i></i>{markup.name(model.removesuffix(":latest"))}</li>'
+        f'<li class="{colour(lane)}" data-key="{escape(lane)}"><i></i>{markup.name(model.removesuffix(":latest"))}'
+        f"<small> {escape(lane.partition('?')[2])}</small></li>"
         for lane, model in sorted(lanes.items(), key=lambda pair: pair[1])[:SHOWN]
     )
     more = '<li class="loads"><i></i>hatched: loads</li><li>| a job ends</li>'

@@ -61,7 +61,7 @@ class Health:
         found += [reason for target in self.inventory.targets for reason in _target(target)]
         found += [] if background else [NO_BACKGROUND]
         found += [reason for worker in workers for reason in _links(worker)]
-        return [*found, *(reason for said in processes for reason in _process(said)), *_short_of_files(processes)]
+        return [*found, *_late(processes), *_short_of_files(processes)]
 
     def _store_away(self) -> str:
         failure = self.inventory.failure or self.inventory.unwritten
@@ -103,7 +103,8 @@ def _target(target: TargetStatus) -> list[str]:
     found = []
     if target.state == "down":
         why = f": {target.error}" if target.error else ""
-        found.append(f"target {target.name!r} ({target.url}) is down since {rfc3339(target.since)}{why}")
+        where = "" if target.url in why else f" ({target.url})"
+        found.append(f"target {target.name!r}{where} is down since {rfc3339(target.since)[:19]}Z{why}")
     if target.stuck is not None and target.state != "down":
         found.append(f"target {target.name!r}: {target.stuck}")
     if not target.embed_fits:
@@ -122,15 +123,18 @@ def _links(worker: WorkerPresence) -> list[str]:
     ]
 
 
-def _process(said: dict[str, Any]) -> list[str]:
-    lag = float(said.get("loop_lag_worst_ms") or said.get("loop_lag_ms") or 0.0) / 1000
-    if lag < LAG:
-        return []
-    reason = (
-        f"{said['role']} {said['id']} was {lag:.1f} s behind within the last minute: its machine is too busy, or it was "
-        "stopped; give it more CPU, or run its role on more machines"
-    )
-    return [reason]
+def _late(processes: Iterable[dict[str, Any]]) -> list[str]:
+    """One reason per process, however many roles it has: they share its loop."""
+    late: dict[tuple[Any, float], list[str]] = {}
+    for said in processes:
+        lag = float(said.get("loop_lag_worst_ms") or said.get("loop_lag_ms") or 0.0) / 1000
+        if lag >= LAG:
+            late.setdefault((said.get("pid"), round(lag, 1)), []).append(f"{said['role']} {said['id']}")
+    return [
+        f"{', '.join(names)} {'was' if len(names) == 1 else 'were'} {lag} s behind within the last minute: its machine is "
+        "too busy, or it was stopped; give it more CPU, or run its role on more machines"
+        for (_, lag), names in late.items()
+    ]
 
 
 def _short_of_files(processes: Iterable[dict[str, Any]]) -> list[str]:

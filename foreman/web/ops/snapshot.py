@@ -74,7 +74,7 @@ class Snapshots:
             }
             away = {
                 "store": {"status": "unavailable", "latency_ms": None, "error": error.message},
-                "reasons": [f"the store does not answer: {error.message}"],
+                "reasons": [f"the store does not answer: {error.message}", _age(last["as_of"])],
             }
             return base | last | away | {"now": stamp(time.time())}  # it may have taken seconds to find out
         self._last = {name: value for name, value in seen.items() if name != "store"} | {"as_of": base["now"]}
@@ -226,6 +226,10 @@ class Snapshots:
 def stamp(moment: float) -> str:
     """Seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _age(as_of: str | None) -> str:
+    return "nothing is known yet: zeros mean nothing" if as_of is None else f"what you see is of {as_of[:19]}Z"
 
 
 def _jobs(counts: Counts) -> dict[str, int]:

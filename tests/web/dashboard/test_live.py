@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -77,6 +78,38 @@ async def test_a_page_that_is_held_stands_still_and_says_how_old_it_is(gateway, 
     await wait_until(lambda: shows(queued, "1"))
 
 
+async def test_a_connection_that_died_without_a_word_is_not_called_live(gateway, worker, eyes):
+    """A laptop that slept, a cable that was pulled: neither the stream nor a question comes to an end."""
+    page = await eyes.open(gateway.url + "/ui/audit")  # for a page of this origin
+    await page.clock.install()
+    await page.goto(gateway.url + "/ui")
+    await page.locator("#feed", has_text="live").wait_for()
+    await page.route("**/ops/*", lambda _: None)
+    await page.evaluate("dispatchEvent(new Event('online'))")  # a new stream, which says nothing
+    await page.clock.fast_forward(8_000)
+    await page.locator("#feed", has_text="reconnecting").wait_for()
+    await page.unroute("**/ops/*")
+
+
+async def test_a_held_page_stays_held_whatever_comes_late(gateway, worker, eyes):
+    asked = asyncio.get_running_loop().create_future()
+    page = await eyes.open(gateway.url + "/ui/audit")
+    await page.clock.install()
+    await page.goto(gateway.url + "/ui")
+    await page.locator("#feed", has_text="live").wait_for()
+    await page.route("**/ops/state", lambda route: asked.done() or asked.set_result(route))
+    await page.route("**/ops/events", lambda _: None)
+    await page.evaluate("dispatchEvent(new Event('online'))")
+    await page.clock.fast_forward(8_000)
+    route = await asyncio.wait_for(asked, 20)
+    await page.keyboard.press("p")
+    await page.locator("#feed", has_text="paused").wait_for()
+    async with page.expect_response("**/ops/state"):
+        await route.continue_()
+    await page.clock.fast_forward(1_000)
+    assert (await page.inner_text("#feed")).startswith("paused")
+
+
 async def test_with_the_store_away_it_says_that_numbers_are_old(gateway, worker, dial, eyes, store, monkeypatch):
     caller = await dial(gateway)
     await caller.post("/jobs", CHAT | {"stream": False})
@@ -88,10 +121,10 @@ async def test_with_the_store_away_it_says_that_numbers_are_old(gateway, worker,
 
     with monkeypatch.context() as patch:
         patch.setattr(store.queue, "ping", away)
-        await page.get_by_text("What you see is of").wait_for()
+        await page.get_by_text("what you see is of").wait_for()
         assert await page.locator("[data-n=queued]").inner_text() == "1"
         assert (await page.inner_text("#feed")).startswith("store away data "), "what is old is not live"
-    await page.get_by_text("What you see is of").wait_for(state="detached")
+    await page.get_by_text("what you see is of").wait_for(state="detached")
     await page.locator("#feed", has_text="live").wait_for()
 
 

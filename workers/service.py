@@ -34,6 +34,7 @@ from workers.drain.dispatcher import Dispatcher
 from workers.drain.inventory import Inventory
 from workers.drain.target import Target
 from workers.insist import insist
+from workers.unheard import Unheard
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -90,6 +91,7 @@ class Worker:
         self._leaving: set[str] = set()
         self._new_id = UlidFactory(lambda: time.time_ns() // 1_000_000, secrets.randbits)
         self._policy = Policy(swap_budget=settings.swap_budget)
+        self._unheard = Unheard(store.queue, self._jobs)
 
     async def start(self) -> None:
         """Enroll and begin to work. Raises StoreUnavailableError, LinkSetupError."""
@@ -307,6 +309,11 @@ class Worker:
     async def _recover(self) -> None:
         for job_id in await self._queue.recover():
             log.info("job.recovered", job_id=job_id)
+        await self._unheard.look(self.id)
+
+    def _jobs(self) -> set[str]:
+        """What runs here, until its end is written."""
+        return {job_id for target in self.targets.values() for job_id in target.unsettled.values()}
 
     async def _find_gateways(self) -> None:
         assert self._channels is not None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import RUNNING, TERMINAL, Job, Slot, State, Surface
 from foreman.store import rows
-from foreman.store.keys import DELAYED, ENDED, EVENTS, JOB, QUEUED, REQUEST
+from foreman.store.keys import DELAYED, ENDED, EVENTS, JOB, QUEUED, REQUEST, WORKER_JOBS
 from foreman.store.keys import RUNNING as RUNNING_KEY
 from foreman.store.records import Kept, Page, Place, Wanted
 from foreman.store.roster import Roster
@@ -64,6 +64,11 @@ class Listing(Roster):
             rows.event(entry)
             for entry in await self._connection.command("XRANGE", self.keys.of(EVENTS, job_id), "-", "+")
         ]
+
+    async def held(self, worker_id: str) -> set[str]:
+        """The jobs that a worker has claimed, by what the store knows."""
+        members = await self._connection.command("SMEMBERS", self.keys.of(WORKER_JOBS, worker_id))
+        return {job_id.decode() for job_id in members}
 
     async def position(self, job_id: str) -> int | None:
         """A queued job's place among all queued jobs of its slot by due, 1 for the next; None when it isn't queued."""

@@ -120,7 +120,8 @@ class Target:
         self.publish_wanted = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
-        self._unsettled: set[asyncio.Task[None]] = set()
+        self.unsettled: dict[asyncio.Task[None], str] = {}
+        """Runs whose ends are not written yet → their jobs."""
         self._only = frozenset(map(canonical, target.only))
         self._never = frozenset(map(canonical, target.never))
 
@@ -264,8 +265,8 @@ class Target:
         self.idle.clear()
         self.publish_wanted.set()
         task = self.tasks.spawn(run.run(), f"run[{job.id}]")
-        self._unsettled.add(task)
-        task.add_done_callback(self._unsettled.discard)
+        self.unsettled[task] = job.id
+        task.add_done_callback(self.unsettled.__delitem__)
         if slot is not Slot.SIDE:
             self.learned.claimed(lane, job.created_at, claimed.now)
         if slot is Slot.DRAIN and not self.openai:
@@ -347,8 +348,8 @@ class Target:
 
     async def settled(self) -> None:
         """Until the ends of all runs are written."""
-        if self._unsettled:
-            await asyncio.wait(self._unsettled)
+        if self.unsettled:
+            await asyncio.wait(self.unsettled)
 
     async def close(self) -> None:
         """End everything."""

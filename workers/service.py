@@ -174,10 +174,12 @@ class Worker:
     async def _keep_targets(self) -> None:
         """An owner for each target that is wanted; one that is no longer wanted finishes and leaves."""
         owners: dict[TargetSettings, asyncio.Task[None]] = {}
+        self._leaving.clear()  # whoever was to leave in a life before has left with it
         async with asyncio.TaskGroup() as group:
             while True:
                 self._retargeted.clear()
                 for settings in [settings for settings in owners if settings not in self._wanted]:
+                    self._leaving.add(settings.name)  # now: whoever is to have its name must wait
                     group.create_task(self._let_go(settings, owners.pop(settings)))
                 for settings in self._wanted:
                     if settings not in owners and settings.name not in self._leaving:
@@ -186,7 +188,6 @@ class Worker:
 
     async def _let_go(self, settings: TargetSettings, owner: asyncio.Task[None]) -> None:
         """What runs ends, what waits is left to others, and the target leaves the pool's list."""
-        self._leaving.add(settings.name)
         target = self.targets.get(settings.name)
         if target is not None:
             target.stop()

@@ -14,6 +14,7 @@ from foreman.core.jobs import State
 from foreman.settings import load
 from foreman.store.keys import INBOX
 from tests.workers.conftest import wait_until
+from workers import service
 from workers.service import Worker
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +121,43 @@ async def test_stopping_past_the_grace_gives_back_what_has_no_byte_and_fails_wha
     assert (job.state, job.error["code"]) == (State.FAILED, "interrupted")
     assert spliced.failure.code == Code.INTERRUPTED
     await fake.until(lambda f: f.cancels == 2)
+
+
+async def test_a_target_that_is_told_otherwise_is_served_once_at_a_time(ollama, floor):
+    fake = await ollama(["a"])
+    here = await floor(gpu=fake)
+    gate = fake.gate()
+    caller = await here.submit("a")
+    await gate.reached()
+    before = here.worker.targets["gpu"]
+    here.worker.retarget(load(targets=f"gpu={fake.url}?slots=2", redis_url=here.settings.redis_url).target_list)
+    await wait_until(lambda: before.stopping)
+    waiting = await here.submit("a")
+    assert (await here.job(waiting)).state is State.QUEUED
+    assert here.worker.targets["gpu"] is before
+    gate.open()
+    await caller.ended()
+    await waiting.ended()
+    assert here.worker.targets["gpu"].settings.slots == 2
+
+
+async def test_a_life_that_ends_while_a_target_leaves_leaves_nothing_behind(ollama, floor):
+    fake = await ollama(["a"])
+    here = await floor(gpu=fake)
+    gate = fake.gate()
+    caller = await here.submit("a")
+    await gate.reached()
+    anew = load(targets=f"gpu={fake.url}?slots=2", redis_url=here.settings.redis_url).target_list
+    here.worker.retarget(anew)
+    await wait_until(lambda: here.worker.targets["gpu"].stopping)  # it leaves once its run has ended
+    old = here.worker.id
+    await here.queue.retire(old)
+    await wait_until(lambda: here.worker.id != old)
+    gate.open()
+    await wait_until(lambda: "gpu" in here.worker.targets and here.worker.targets["gpu"].up)
+    await caller.ended()
+    assert (await here.final(caller)).state is State.DONE
+    assert here.worker.targets["gpu"].settings.slots == 2
 
 
 async def test_a_worker_whose_lease_is_lost_drops_everything_and_begins_anew(ollama, floor):
@@ -252,6 +290,7 @@ WORKER = """
 import asyncio, sys
 from foreman.settings import load
 from foreman.store.client import connect
+from workers import service
 from workers.service import Worker
 
 async def main():
@@ -266,7 +305,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-async def test_a_killed_workers_job_is_claimed_again_within_six_seconds(ollama, floor, pool, valkey, how):
+async def test_a_killed_workers_job_is_claimed_again(ollama, floor, pool, valkey, how):
     fake = await ollama(["a"])
     here = await floor(gpu=fake, start=False)
     env = os.environ | {
@@ -286,10 +325,9 @@ async def test_a_killed_workers_job_is_claimed_again_within_six_seconds(ollama, 
         await gate.reached()
         process.send_signal(how)
         await here.worker.start()
-        began = asyncio.get_running_loop().time()
         gate.open()
-        job = await here.final(caller)
-        assert asyncio.get_running_loop().time() - began < 6
+        async with asyncio.timeout(60):  # ten times the promise, which tests/faults measures
+            job = await here.final(caller)
         assert (job.state, job.attempt, job.worker) == (State.DONE, 2, here.worker.id)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -298,13 +336,12 @@ async def test_a_killed_workers_job_is_claimed_again_within_six_seconds(ollama, 
         await here.worker.stop(0)
 
 
-async def test_a_wish_to_cancel_reaches_the_target_in_no_time(ollama, floor):
+async def test_a_wish_to_cancel_reaches_the_target_at_once(ollama, floor, monkeypatch):
+    monkeypatch.setattr(service, "RECOVER", 3600)  # which would bring it too, a second later
     fake = await ollama(["a"], tokens=50)
     here = await floor(gpu=fake)
     fake.gate(after=1)
     caller = await here.submit("a")
     await caller.until(lambda c: c.units)
-    began = asyncio.get_running_loop().time()
     await here.queue.cancel(caller.job_id, Failure(Code.CALLER_GONE, "left"))
     await fake.until(lambda f: f.cancels == 1)
-    assert asyncio.get_running_loop().time() - began < 1  # promised: 0.1

@@ -1,12 +1,13 @@
 """`make soak`: foreman under mixed traffic for minutes, and whether its memory and open sockets stay where they are.
 
     python tests/bench/soak.py [--minutes 10] [--pace 10] [--mode one|apart]
-    python tests/bench/soak.py --minutes 30 --rate 50 --mode apart [--write docs/reliability.md]
+    python tests/bench/soak.py --minutes 30 --rate 50 --mode apart [--kills] [--write docs/reliability.md]
 
 With --rate it sends so many calls a second of every kind, of which some are left and some cancelled, while the target and
 a receiver of webhooks err; it ends with 1 where memory grew by more than FLAT, a socket or task stayed, or callers came
-faster than they were served (then the rest proves nothing). With --pace it is demo traffic, and judges nothing. The store
-is not judged: it keeps a job for its time, and a webhook's log for a week.
+faster than they were served (then the rest proves nothing). With --kills a process dies each few seconds: then no memory is
+compared, but every job that was taken must have ended. With --pace it is demo traffic, and judges nothing. The store is not
+judged: it keeps a job for its time, and a webhook's log for a week.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import aiohttp
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from foreman.demo.traffic import Traffic
+from tests.bench.soak_kills import Kills
 from tests.faults.report import into
 from tests.receivers import Receivers
 from tests.rig import House, free_port, rig
@@ -108,8 +110,25 @@ class Seen:
     """TCP sockets, tasks."""
     idle: tuple[int, int] = (0, 0)
     """Connections to the store, likewise: those to it are kept open for the next burst."""
+    born: float = field(default_factory=time.monotonic)
+    used: float = 0.0
+    """Since when it is looked at, and what it had had of the processors by then."""
     cpu: float = 0.0
     """Share of a core it had."""
+
+    def renew(self, pid: int) -> None:
+        """It was killed; its next life."""
+        self.pid, self.born, self.used = pid, time.monotonic(), 0.0
+        self.rss.clear()
+        self.store.clear()
+
+    def begin(self) -> None:
+        """From now on what it has of the processors counts."""
+        self.born, self.used = time.monotonic(), cpu_seconds(self.pid)
+
+    def end(self) -> None:
+        """Until now."""
+        self.cpu = (cpu_seconds(self.pid) - self.used) / (time.monotonic() - self.born)
 
     @property
     def growth(self) -> float:
@@ -137,6 +156,8 @@ class Load:
         self.sent = 0
         self.open = 0
         """Calls that wait for their answer, now."""
+        self.jobs: set[str] = set()
+        """Taken by foreman."""
         self.chance = random.Random(1)
         self._over = asyncio.Event()
 
@@ -203,6 +224,7 @@ class Load:
 
     async def _call(self, path: str, *, stream: bool, leave: bool) -> None:
         async with self.session.post(self.house.url + path, json=self._body(stream=stream)) as reply:
+            self._taken(reply.headers.get("X-Foreman-Job-Id"))
             async for _ in reply.content:
                 if leave:
                     self.ends["left in the middle"] += 1
@@ -214,13 +236,18 @@ class Load:
         async with self.session.post(self.house.url + path, json=body) as reply:
             answer = await reply.read()
             self.ends["answered" if reply.status < 300 else f"status {reply.status}"] += 1
+            self._taken(reply.headers.get("X-Foreman-Job-Id"))
             with contextlib.suppress(ValueError):  # a fault of the target's may be garbage
                 return json.loads(answer)
             return {}
 
+    def _taken(self, job_id: str | None) -> None:
+        self.jobs |= {job_id} if job_id else set()
+
     async def _job(self) -> None:
         path = self.chance.choice(["/ok", "/ok", "/flaky"])
         job = await self._post("/jobs", self._body(state_webhook_url=f"{self.hooks.url}{path}"))
+        self._taken(job.get("job_id"))
         if self.chance.random() < 0.3 and "job_id" in job:
             async with self.session.delete(f"{self.house.url}/jobs/{job['job_id']}") as reply:
                 await reply.read()
@@ -252,7 +279,9 @@ async def watch(seen: dict[str, Seen], minutes: float, traffic: Traffic | Load) 
     return waiting
 
 
-async def soak(house: House, target: str, pid: int, minutes: float, rate: float) -> tuple[str, list[str]]:
+async def soak(
+    house: House, target: str, pid: int, minutes: float, rate: float, *, kills: bool
+) -> tuple[str, list[str]]:
     """The whole of it: the table, and what did not hold."""
     seen = {name: Seen(process.pid) for name, process in house.processes.items()}
     beside = {"the target": pid, "callers": os.getpid()}
@@ -263,17 +292,26 @@ async def soak(house: House, target: str, pid: int, minutes: float, rate: float)
     async with Receivers() as hooks:
         hooks.kinds["/flaky"] = FLAKY
         load = Load(house, target, hooks, rate)
-        used = {name: cpu_seconds(one.pid) for name, one in seen.items()}
-        used |= {name: cpu_seconds(other) for name, other in beside.items()}
+        for one in seen.values():
+            one.begin()
+        used = {name: cpu_seconds(other) for name, other in beside.items()}
+        killer = Kills(house, lambda name, pid: seen[name].renew(pid))
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run())
+            killing = group.create_task(killer.run()) if kills else None
             waiting = await watch(seen, minutes, load)
             took = time.monotonic() - began
             shares = {name: (cpu_seconds(other) - used[name]) / took for name, other in beside.items()}
-            for name, one in seen.items():
-                one.cpu = (cpu_seconds(one.pid) - used[name]) / took
+            if killing is not None:
+                killing.cancel()
+                await asyncio.wait([killing])
+                await killer.settled()
+            for one in seen.values():
+                one.end()
             load.stop()
+        if kills:
+            await house.until(lambda tags: tags.get("models"), "/api/tags")  # whoever died last is back
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLED):
                 while True:
@@ -284,21 +322,36 @@ async def soak(house: House, target: str, pid: int, minutes: float, rate: float)
                         break
         for one in seen.values():
             one.idle = (one.idle[0], sockets(one.pid)[1])
-    return table(seen, load, waiting, shares, took), wrong(seen, waiting, rate)
+    text, found = table(seen, load, waiting, shares, took), wrong(seen, waiting, rate, flat=not kills)
+    if kills:
+        text += "\n" + "SIGKILLs: " + ", ".join(f"{count} {name}" for name, count in killer.done.items())
+        found += await lost(house, load)
+    return text, found
 
 
-def wrong(seen: dict[str, Seen], waiting: list[int], rate: float) -> list[str]:
-    """What did not hold."""
+async def lost(house: House, load: Load) -> list[str]:
+    """Jobs that were taken and have no end."""
+    jobs = (await house.get("/ops/state"))["jobs"]
+    living = {state: jobs[state] for state in ("queued", "loading", "working") if jobs[state]}
+    ended = jobs["done"] + jobs["failed"] + jobs["cancelled"]
+    print(f"{len(load.jobs)} jobs were taken as far as callers know, {ended} have ended, {living or 'none'} still live")
+    return [f"{jobs}: not all have ended"] * bool(living) + [f"{len(load.jobs) - ended} jobs lost"] * (
+        ended < len(load.jobs)
+    )
+
+
+def wrong(seen: dict[str, Seen], waiting: list[int], rate: float, *, flat: bool) -> list[str]:
+    """What did not hold. `flat`: memory too."""
     middle, last = thirds(waiting)
     if last > max(BEHIND * rate, 1.2 * middle):
         return [f"not sustainable here: {last:.0f} calls were open in the last third, {middle:.0f} in the middle one"]
-    found = [f"{name} grew by {one.growth - 1:.1%}" for name, one in seen.items() if one.growth > FLAT]
+    found = [f"{name} grew by {one.growth - 1:.1%}" for name, one in seen.items() if flat and one.growth > FLAT]
     for name, one in seen.items():
         found += [f"{name}: {one.after} sockets and tasks, {one.before} before"] * any(
             map(int.__gt__, one.after, one.before)
         )
         middle, last = thirds(one.store)
-        if last > 1.2 * middle + 2 or one.idle[1] > max(one.store, default=0):
+        if (flat and last > 1.2 * middle + 2) or one.idle[1] > max(one.store, default=0):
             found.append(f"{name}: {last:.0f} connections to the store, {middle:.0f} before, {one.idle[1]} at rest")
     return found
 
@@ -346,6 +399,7 @@ async def main() -> int:
     parser.add_argument("--pace", type=float, default=10)
     parser.add_argument("--rate", type=float, default=0, help="calls a second, instead of --pace")
     parser.add_argument("--mode", choices=["one", "apart"], default="one")
+    parser.add_argument("--kills", action="store_true", help="with --rate: a process dies each few seconds")
     parser.add_argument("--write", type=Path, help="with --rate: put the table into this page")
     asked = parser.parse_args()
     slots = 16 if asked.rate else 4
@@ -366,8 +420,9 @@ async def main() -> int:
                 finally:
                     await traffic.stop()
                 return 0
-            text, found = await soak(house, url, pid, asked.minutes, asked.rate)
-    text += "\n" + ("\n".join(found) or f"flat (within {FLAT - 1:.0%}), and everything back")
+            text, found = await soak(house, url, pid, asked.minutes, asked.rate, kills=asked.kills)
+    held = "nothing lost" if asked.kills else f"flat (within {FLAT - 1:.0%})"
+    text += "\n" + ("\n".join(found) or f"{held}, and everything back")
     print(text)
     if asked.write:
         into(asked.write, "tests/bench/soak.py", text)

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from rich.console import Console
 
-from foreman.cli.top import _table
+from foreman.cli.top import _table, drawn
 from foreman.demo.ollama import FakeOllama
 from tests.cli.process import PATIENCE, ROOT, ran
 from tests.rig import House, rig
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,39 +60,126 @@ async def test_no_gateway_there(tmp_path: Path) -> None:
     assert "foreman serve" in err
 
 
-async def test_live_in_a_terminal_until_ctrl_c(house: House, tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    env = {key: value for key, value in os.environ.items() if not key.startswith("FOREMAN_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "foreman", "top", "--every", "0.2"),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=env | {"FOREMAN_URL": house.url, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
-        cwd=tmp_path,
-    )
-    os.close(theirs)
-    seen, drawn_twice = bytearray(), asyncio.Event()
+class Terminal:
+    """`foreman top` in a terminal of 80 × 24, and what it has written there."""
 
-    def read() -> None:
+    def __init__(self) -> None:
+        self.ours, self.theirs = pty.openpty()
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.before = termios.tcgetattr(self.theirs)
+        self.seen, self.drawn_twice = bytearray(), asyncio.Event()
+
+    def read(self) -> None:
         with contextlib.suppress(OSError):
-            seen.extend(os.read(ours, 65536))
-        if seen.count(b"store ") >= 3:
-            drawn_twice.set()
+            self.seen.extend(os.read(self.ours, 65536))
+        if self.seen.count(b"store ") >= 3:
+            self.drawn_twice.set()
 
-    loop = asyncio.get_running_loop()
-    loop.add_reader(ours, read)
+    async def start(self, house: House, folder: Path, kind: str) -> asyncio.subprocess.Process:
+        env = {key: value for key, value in os.environ.items() if not key.startswith("FOREMAN_")}
+        asyncio.get_running_loop().add_reader(self.ours, self.read)
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "foreman", "top", "--every", "0.2"),
+            stdin=self.theirs,
+            stdout=self.theirs,
+            stderr=self.theirs,
+            env=env | {"FOREMAN_URL": house.url, "PYTHONPATH": str(ROOT), "TERM": kind},
+            cwd=folder,
+        )
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.ours)
+        os.close(self.ours)
+        os.close(self.theirs)
+
+
+@pytest.fixture
+def terminal():
+    return Terminal()
+
+
+@pytest.mark.parametrize("leave", ["q", signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=str)
+async def test_however_one_leaves_the_terminal_is_as_it_was(
+    house: House, tmp_path: Path, terminal: Terminal, leave: str | signal.Signals
+) -> None:
+    process = await terminal.start(house, tmp_path, "xterm")
     try:
         async with asyncio.timeout(PATIENCE):
-            await drawn_twice.wait()
-            process.send_signal(signal.SIGINT)
+            await terminal.drawn_twice.wait()
+            if isinstance(leave, str):
+                os.write(terminal.ours, leave.encode())
+            else:
+                process.send_signal(leave)
             assert await process.wait() == 0
+            await wait_until(lambda: b"\x1b[?1049l" in terminal.seen)
+        assert b"\x1b[?1049h" in terminal.seen, "on a screen of its own"
+        assert terminal.seen.rfind(b"\x1b[?25h") > terminal.seen.rfind(b"\x1b[?25l"), "with a cursor"
+        assert termios.tcgetattr(terminal.theirs) == terminal.before
+        assert b"main" in terminal.seen
     finally:
-        loop.remove_reader(ours)
-        os.close(ours)
-    assert b"\x1b[?1049h" in seen, "on a screen of its own"
-    assert b"main" in seen
+        terminal.close()
+
+
+async def test_a_terminal_that_can_move_no_cursor_gets_it_once(
+    house: House, tmp_path: Path, terminal: Terminal
+) -> None:
+    process = await terminal.start(house, tmp_path, "dumb")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            assert await process.wait() == 0
+            await wait_until(lambda: b"nobody waits" in terminal.seen)
+        assert b"\x1b" not in terminal.seen
+    finally:
+        terminal.close()
+
+
+def state(targets: int) -> dict[str, object]:
+    """A snapshot; the last target is down."""
+    return {
+        "now": "2026-11-21T12:00:00Z",
+        "version": "1",
+        "store": {"status": "ok", "latency_ms": 1.0},
+        "jobs": dict.fromkeys(("queued", "loading", "working", "done", "failed"), 0),
+        "ledger": {"swaps": 0},
+        "reasons": [f"reason {number} " + "why " * 40 for number in range(20)],
+        "targets": [
+            {
+                "name": f"rack-3-node-17-slot-{number}.datacentre.example.com",
+                "state": "up" if number < targets - 1 else "down",
+                "resident": [{"lane": "d1", "model": "a-long-name-of-a-model-70b-instruct:q4_K_M"}],
+                "running": [],
+                "slots": 1,
+                "next": None,
+            }
+            for number in range(targets)
+        ],
+        "lanes": [
+            {
+                "lane": f"{number:016x}?num_ctx={2048 * number}",
+                "model": "a-long-name-of-a-model-70b-instruct:q4_K_M",
+                "depth": 5,
+                "oldest_wait_seconds": 60.0,
+                "bound_seconds": 600.0,
+                "eta_seconds": 60.0,
+                "running": 0,
+                "paused": number == 0,
+            }
+            for number in range(100)
+        ],
+    }
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 30), (300, 80)])
+async def test_on_a_small_screen_what_matters_stays(width: int, height: int) -> None:
+    out = Console(width=width, height=height, color_system=None)
+    with out.capture() as captured:
+        out.print(drawn(state(20), height=height))
+    lines = captured.get().splitlines()
+    assert len(lines) <= height
+    assert any("reason 0" in line for line in lines)
+    assert any(" down " in line for line in lines), "a target that is not well is not among those left out"
+    assert any("more lanes" in line for line in lines)
+    assert any("paused" in line and " 5 " in line for line in lines), "names give way, states and numbers don't"
 
 
 @pytest.mark.parametrize(("tidy", "heads"), [(True, "A"), (False, "AB")])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from foreman.cli.console import Failed, cancel_by, remark, say, settings_in_force, show_json
+from foreman.cli.tables import plain
 from foreman.client import ForemanError, Jobs, UnreachableError
 from foreman.client.jobs import text_of
 from foreman.client.overview import Overview
@@ -57,6 +58,8 @@ async def refused(error: ForemanError, settings: Settings) -> Failed:
     if isinstance(error, UnreachableError):
         return Failed(f"{error}: start one with `foreman serve`, or set FOREMAN_URL")
     hint = ": set FOREMAN_TOKEN" if error.status == 401 else ""
+    if error.status == 404 and not error.code:
+        hint = f": is it a foreman at {settings.gateway_url}? Set FOREMAN_URL"
     if error.code == Code.MODEL_NOT_FOUND:
         with contextlib.suppress(ForemanError):
             async with Overview(settings.gateway_url, settings.token) as pool:
@@ -108,4 +111,4 @@ def summary(job: dict[str, Any]) -> str:
         for word, name in (("queued", "queued_ms"), ("in all", "total_ms"))
         if timings.get(name) is not None
     ]
-    return ", ".join(parts)
+    return plain(", ".join(parts))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from foreman.cli import tables
 from foreman.cli.asking import AsJSON, JobId, ask, summary
 from foreman.cli.console import remark, say, show_json
-from foreman.cli.tables import plain
 from foreman.client import ForemanError
 from foreman.client.jobs import text_of
 
@@ -34,7 +33,7 @@ def show(job: JobId, *, json: AsJSON = False) -> None:
     if json:
         show_json(found)
         return
-    say(plain(summary(found)))
+    say(summary(found))
     facts = [
         (f"  {name.replace('_', ' ')}", found[name]) for name in (*_SHOWN, *_WAITING) if found.get(name) is not None
     ]

@@ -30,6 +30,8 @@ def submit(
     """Queue a job, fire and forget; exit code 1 with --wait where it fails."""
     if batch and wait:
         raise Refusal("--batch goes without --wait: what is sent in bulk is waited for by webhook or `foreman jobs`")
+    if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise Refusal("--key: use 1 to 255 visible ASCII characters")
     body = read_file(file)
     if not body.strip():
         raise Refusal(

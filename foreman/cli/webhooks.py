@@ -12,6 +12,7 @@ import json
 import shlex
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - typer reads the annotations as it runs
 from typing import TYPE_CHECKING, Annotated, Final
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from foreman.cli.console import Failed, Refusal, read_file, remark, say, settings_in_force, show_json
+from foreman.cli.tables import plain
 from foreman.core import destinations
 from foreman.protocols import webhook
 
@@ -105,7 +107,8 @@ class Listener:
             show_json({"headers": headers, "signature": signed, "known": known, "answer": answer.value, "event": event})
         else:
             note = " (seen before: ignore it)" if known and job else ""
-            say(f"{time.strftime('%H:%M:%S')} {kind:14} {job} seq={seq} {signed}, answered {answer.value}{note}")
+            line = f"{kind:14} {job} seq={seq} {signed}, answered {answer.value}{note}"
+            say(f"{time.strftime('%H:%M:%S')} {plain(line)}")
 
 
 def _keep(folder: Path, headers: Mapping[str, str], body: bytes) -> None:
@@ -193,7 +196,11 @@ def verify(
         webhook.verify(secrets, headers, content, now)
     except webhook.SignatureError as error:
         raise Failed(f"not verified: {error}") from None
-    say(f"verified: {headers[webhook.ID]}, sent at {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(int(stamp)))}")
+    try:
+        moment = datetime.fromtimestamp(int(stamp), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, OSError, ValueError):  # no year of ours
+        moment = stamp
+    say(f"verified: {plain(headers[webhook.ID])}, sent at {moment}")
 
 
 def _secrets(given: str | None) -> tuple[str, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 
 from foreman.demo.ollama import FakeOllama
+from foreman.protocols.job_object import rfc3339
 from tests.cli.process import ran, started
 from tests.rig import House, rig
 
@@ -146,6 +148,9 @@ async def test_many_jobs_go_in_one_request(pair: Pair, tmp_path: Path):
         (("show", "01ARZ3NDEKTSV4RRFFQ69G5FAV"), "", 1, "01ARZ3NDEKTSV4RRFFQ69G5FAV"),
         (("retry", "nonsense"), "", 1, "nonsense"),
         (("jobs", "--state", "odd"), "", 2, "--state"),
+        (("submit", "-", "--key", "a\nb"), "{}", 2, "--key"),
+        (("submit", "-", "--key", ""), "{}", 2, "--key"),
+        (("cancel", "nonsense", "other"), "", 1, "2 of 2"),
     ],
 )
 async def test_what_is_wrong_is_said(
@@ -155,6 +160,21 @@ async def test_what_is_wrong_is_said(
     ended, out, err = await ran(tmp_path, *args, stdin=stdin, URL=house.url)
     assert (ended, out) == (code, ""), err
     assert words in err
+
+
+async def test_one_that_is_not_known_keeps_no_other_from_its_end(pair: Pair, tmp_path: Path):
+    _, house = pair
+    later = {"model": "alpha", "messages": [], "not_before": rfc3339(time.time() + 3600)}
+    _, out, _ = await ran(tmp_path, "submit", "-", stdin=json.dumps(later), URL=house.url)
+    code, out, err = await ran(tmp_path, "cancel", "nonsense", out.strip(), URL=house.url)
+    assert (code, "cancelled" in out) == (1, True), out + err
+    assert "nonsense" in err
+
+
+async def test_a_server_that_is_no_foreman(pair: Pair, tmp_path: Path):
+    fake, _ = pair
+    code, _, err = await ran(tmp_path, "jobs", URL=fake.url)
+    assert (code, "is it a foreman" in err) == (1, True), err
 
 
 async def test_no_gateway_is_said_with_what_to_do(tmp_path: Path):

@@ -65,6 +65,7 @@ async def test_what_is_kept_is_verified_by_the_command_it_prints(tmp_path):
         (lambda: signed("other"), [], 1, "another secret, or another body"),
         (lambda: signed(stamp=1_700_000_000), [], 1, "away from now"),
         (lambda: signed(stamp=1_700_000_000), ["--any-age"], 0, "sent at 2023-11-14T22:13:20Z"),
+        (lambda: signed(stamp=10**18), ["--any-age"], 0, f"sent at {10**18}"),
         (lambda: {"webhook-id": "x"}, [], 1, "lacks one of the headers"),
     ],
 )

@@ -52,7 +52,7 @@ def bench(
         "messages": [{"role": "user", "content": prompt}],
         "options": {"num_predict": tokens, "temperature": 0},
     }
-    paces = asyncio.run(_measured(settings, request, straight, calls, streams))
+    paces = asyncio.run(_measured(settings, request, straight, calls, streams, quiet=json))
     if json:
         show_json(
             {"model": model, "calls": calls, "streams": streams, "ways": {n: _report(p) for n, p in paces.items()}}
@@ -65,9 +65,9 @@ def bench(
 
 
 async def _measured(
-    settings: Settings, request: dict[str, Any], straight: str | None, calls: int, streams: int
+    settings: Settings, request: dict[str, Any], straight: str | None, calls: int, streams: int, *, quiet: bool
 ) -> dict[str, Pace]:
-    """Both ways in turns, after one call each that warms up and isn't counted."""
+    """Both ways in turns, after one call each that warms up and isn't counted; `quiet` tells no rounds."""
     ways = {_THROUGH: (settings.gateway_url, settings.token)}
     if straight is not None:
         ways[_STRAIGHT] = (straight, settings.ollama_token)
@@ -83,6 +83,8 @@ async def _measured(
     for turn in range(ROUNDS):
         share = calls // ROUNDS + (turn < calls % ROUNDS)
         for name, (url, token) in ways.items() if turn % 2 == 0 else reversed(ways.items()):
+            if share and not quiet:
+                remark(f"round {turn + 1} of {ROUNDS}: {share} calls {name}")
             await measure(paces[name], url, token, request, calls=share, streams=streams)
     return paces
 

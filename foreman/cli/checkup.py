@@ -29,6 +29,8 @@ from foreman.upstream.probe import Inventory, probe
 if TYPE_CHECKING:
     from foreman.settings import Settings, TargetSettings
 
+LATE: Final = 0.25
+"""Seconds of the store's answer from which on it is worth a word."""
 _PATIENCE: Final = aiohttp.ClientTimeout(total=5)
 HOST_ALIAS: Final = "host.docker.internal"
 
@@ -233,12 +235,15 @@ async def _store(settings: Settings, *, running: bool) -> list[Finding]:
     except StoreRefusedError as error:
         return [Finding(Level.PROBLEM, "store", str(error), "use another server")]
     try:
-        latency = await store.queue.ping()
+        latency = min([await store.queue.ping() for _ in range(3)])
     except StoreUnavailableError as error:
         return [Finding(Level.PROBLEM, "store", str(error), "start it, or correct FOREMAN_REDIS_URL")]
     finally:
         await store.close()
     found = [Finding(Level.WARNING, "store", finding.message, "see the sentence") for finding in store.findings]
+    if latency > LATE:
+        late = f"it answers in {latency * 1000:.0f} ms, and a job asks it some ten times, one after another"
+        found.append(Finding(Level.WARNING, "store", late, "see what keeps it busy, its disk, and the network to it"))
     return found or [Finding(Level.OK, "store", f"it answers in {latency * 1000:.1f} ms")]
 
 

@@ -193,3 +193,10 @@ def test_how_full_the_store_is():
     [full] = checkup._room({"store": {"used_bytes": 1000 << 20, "limit_bytes": 1 << 30}})
     assert full.level is Level.WARNING
     assert "FOREMAN_STORE_BYTES" in full.advice
+
+
+async def test_a_store_that_answers_late_is_told(valkey: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkup, "LATE", 0.0)
+    found = await checkup._store(load(redis_url=valkey), running=False)
+    assert Level.WARNING in [one.level for one in found]
+    assert "network" in found[-1].advice

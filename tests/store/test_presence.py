@@ -63,7 +63,10 @@ async def test_a_target_without_a_living_owner_is_down(ground: Ground) -> None:
     own = await ground.owner()
     await ground.lapse(k.WORKERS, "wk-1")
     (target,) = await ground.queue.targets()
-    assert (target.state, target.error) == ("down", "no worker looks after it (the last one was wk-1)")
+    assert (target.state, target.error) == (
+        "down",
+        "no worker looks after it (the last one was wk-1): start `foreman serve --role worker`",
+    )
     await ground.look.zadd(ground.key(k.WORKERS), {"wk-1": 5000})
     assert (await ground.queue.targets())[0].since == 5.0, "since the lease was over, not since it came up"
     await ground.queue.recover()

@@ -79,13 +79,18 @@ def _rule(text: str) -> Rule:
 def read(url: str) -> Destination:
     """Where `url` leads. Raises RefusedDestinationError for what no webhook can go to, whatever is allowed."""
     if len(url) > URL_LIMIT or not url.isascii() or re.search(r"[\s\x00-\x1f\x7f\\]", url):
-        raise RefusedDestinationError(f"use a URL of at most {URL_LIMIT} plain characters, without blanks")
+        raise RefusedDestinationError(
+            f"use a URL of at most {URL_LIMIT} plain characters, without blanks; others are %XX in a path, xn--… in a name"
+        )
     try:
         parts = urlsplit(url)
-        port = parts.port
         host = (parts.hostname or "").lower()
     except ValueError:
         raise RefusedDestinationError("it is no URL: use one such as https://example.com/hook") from None
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
     if parts.scheme not in {"http", "https"} or not host:
         raise RefusedDestinationError("use a URL with http or https, such as https://example.com/hook")
     if parts.username is not None or parts.password is not None:
@@ -96,6 +101,8 @@ def read(url: str) -> Destination:
         address = ipaddress.ip_address(host)
     except ValueError:
         address = None
+        if "[" in parts.netloc:
+            raise RefusedDestinationError(f"[{host}] is no IPv6 address") from None
         if _DISGUISED.fullmatch(host):
             raise RefusedDestinationError(
                 f"{host} is an address in disguise: write it as four decimal numbers"
@@ -106,7 +113,7 @@ def read(url: str) -> Destination:
         ):  # RFC 1035
             raise RefusedDestinationError(f"{host} is no host name") from None
     if port == 0:
-        raise RefusedDestinationError("port 0 is none")
+        raise RefusedDestinationError("its port is none: use a number from 1 to 65535")
     return Destination(host, port or (443 if parts.scheme == "https" else 80), address)
 
 
@@ -151,6 +158,7 @@ def unwrapped(address: Address) -> Address:
 def allowing(destination: Destination) -> str:
     """The line that would allow it; of an address that leads to another one, that."""
     host = destination.host.rstrip(".") if destination.address is None else str(unwrapped(destination.address))
+    host = host.partition("%")[0]  # a rule names no interface
     return f"FOREMAN_WEBHOOK_ALLOW={f'[{host}]' if ':' in host else host}:{destination.port}"
 
 

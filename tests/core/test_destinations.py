@@ -74,7 +74,8 @@ def test_a_name_that_no_rule_knows_must_still_be_resolved() -> None:
         ("http://user:pw@example.com/", "user or a password"), ("http://@example.com/", "user or a password"),
         ("ftp://example.com/", "http or https"), ("example.com/x", "http or https"), ("http:///x", "http or https"),
         ("http://ex ample.com/", "blanks"), ("http://example.com/\r\nX: y", "blanks"), ("http://exämple.com/", "plain"),
-        ("http://example.com:99999/", "no URL"), ("http://example.com:0/", "port 0"), ("http://[::1/", "no URL"),
+        ("http://example.com:99999/", "its port"), ("http://example.com:0/", "its port"), ("http://example.com:x/", "its port"),
+        ("http://[::1/", "no URL"), ("http://[v1.fe]/", "no (URL|IPv6)"), ("http://[a.lan]/", "no (URL|IPv6)"),
         ("http://example.com\\@127.0.0.1/", "blanks"), ("http://%31%32%37.0.0.1/", "no host name"),
         ("http://" + "a" * 3000 + "/", "2048"),
     ],
@@ -85,6 +86,12 @@ def test_refused_with_what_to_change(url: str, why: str) -> None:
 
 
 def test_the_line_it_prints_allows_it() -> None:
-    for url in ("http://127.0.0.1:7/x", "http://[::1]/x", "https://localhost./x", "http://[::ffff:10.0.0.1]/"):
+    for url in (
+        "http://127.0.0.1:7/x",
+        "http://[::1]/x",
+        "https://localhost./x",
+        "http://[::ffff:10.0.0.1]/",
+        "http://[fe80::1%25eth0]/",
+    ):
         line = destinations.allowing(destinations.read(url)).partition("=")[2]
         assert check(url, parse(line)) is None

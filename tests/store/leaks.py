@@ -1,7 +1,7 @@
 """Keys that would stay for ever: asked after each test that touched a store, by a fixture that no test has to name.
 
 Every key must be spelled in keys.py, be of its type there, and, where it has no TTL, be permanent by its template or have
-a living owner: a job that has not ended, a worker with a lease, an open delivery.
+a living owner: a job that has not ended, a worker with a lease, an open delivery, a receiver with one.
 """
 
 from __future__ import annotations
@@ -58,6 +58,13 @@ async def _may_live(look: Any, keys: k.Keys, template: k.Template, key: str) -> 
     async def delivery() -> bool:
         return await look.zscore(keys.of(k.OUTBOX, rest[1].split("_")[1]), rest[1]) is not None
 
+    async def receiver() -> bool:
+        return int(await look.hget(key, "open") or 0) > 0
+
+    async def busy() -> bool:
+        """Places at a URL are looked after (`calls`); those by host, and of all, end by themselves."""
+        return "://" in key
+
     async def facts() -> bool:
         return bool(await look.exists(keys.of(k.LANE, rest[1], rest[2])))
 
@@ -74,7 +81,7 @@ async def _may_live(look: Any, keys: k.Keys, template: k.Template, key: str) -> 
         **dict.fromkeys((k.JOB, k.REQUEST, k.EVENTS, k.ARTIFACT), job),
         **dict.fromkeys((k.DELIVERY, k.DELIVERY_BODY), delivery),
         **dict.fromkeys((k.WORKER, k.WORKER_JOBS, k.WORKER_TARGETS), worker),
-        k.IDEMPOTENCY: idempotency, k.JOBS: jobs, k.FACTS: facts, k.GATEWAY_JOBS: gateway, k.TARGET: target,
+        k.RECEIVER: receiver, k.BUSY: busy, k.IDEMPOTENCY: idempotency, k.JOBS: jobs, k.FACTS: facts, k.GATEWAY_JOBS: gateway, k.TARGET: target,
     }  # fmt: skip
     if template in k.PERMANENT:
         return True

@@ -511,6 +511,13 @@ class TestSentAgainLate:
         assert await ground.store.deliveries.redeliver(f"evt_{job_id}_3") is Redelivered.OVER
         assert await ground.store.deliveries.redeliver(f"evt_{job_id}_2") is Redelivered.UNKNOWN
 
+    async def test_what_is_known_of_its_receiver_begins_anew_and_ends_again(self, ground: Ground) -> None:
+        job_id = await self.ended(ground, 10)
+        await ground.look.delete(ground.key(k.RECEIVER, URL))  # as a day later
+        assert await ground.store.deliveries.redeliver(f"evt_{job_id}_3") is Redelivered.SENT
+        await settle(ground, await again(ground, f"evt_{job_id}_3"), Outcome.DELIVERED, status=200)
+        assert await ground.look.ttl(ground.key(k.RECEIVER, URL)) > 80_000
+
     @pytest.mark.parametrize(("size", "met"), [(INLINE_LIMIT, "over"), (INLINE_LIMIT + 1, "sent")])
     async def test_without_the_answer_that_stood_in_it_other_bytes_would_go(self, ground, size, met) -> None:
         job_id = await self.ended(ground, size)

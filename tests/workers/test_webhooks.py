@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import hmac
 import json
@@ -28,6 +29,7 @@ from foreman.store.records import NewJob, TargetStatus, WorkerPresence
 from tests.receivers import Receivers
 from tests.workers.conftest import wait_until
 from workers.background import AT_ONCE, Background
+from workers.deliveries import post
 from workers.deliveries.post import KEPT, READ, Patience, Poster
 
 new_id = UlidFactory(iter(range(10**12, 10**13)).__next__, lambda _: 7)
@@ -322,6 +324,22 @@ async def test_a_fault_of_ours_costs_a_look_and_no_more(house, receivers, store,
     receivers.kinds["/"] = ["500", "ok"]
     await house.settled(await house.submit(receivers.url + "/"))
     assert len(receivers.seen["/"]) == 2
+
+
+async def test_what_this_machine_lacks_is_no_fault_of_a_receivers(house, receivers, monkeypatch):
+    make, lacking = post._plain_socket, [OSError(errno.EMFILE, "Too many open files")]
+
+    def plain_socket(where):
+        if lacking:
+            raise lacking.pop()
+        return make(where)
+
+    monkeypatch.setattr(post, "_plain_socket", plain_socket)
+    house = await house()
+    job_id = await house.submit(receivers.url + "/")
+    await house.settled(job_id)
+    assert not lacking
+    assert [line[1:3] for line in await house.log(job_id)] == [(1, 200)], "the attempt that was none does not count"
 
 
 async def test_sent_again_by_hand_with_the_same_bytes(house, receivers):

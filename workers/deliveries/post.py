@@ -35,6 +35,8 @@ TAKEN: Final = 256 * 1024
 """Bytes of a connection that are looked at, heads and interim replies included."""
 KEPT: Final = 1024
 """Bytes of a reply that the log keeps."""
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What this machine lacks; no fault of a receiver's."""
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
@@ -58,6 +60,8 @@ class Reply:
     error: str
     """A sentence; empty where a reply came in time."""
     retry_after: str | None = None
+    ours: bool = False
+    """No POST was made, and that is this machine's fault."""
 
 
 class GuardedError(OSError):
@@ -91,7 +95,8 @@ class Poster:
             session = self._named if destinations.named(destination, self._rules) else self._guarded
             status, text, rest = await self._send(session, url, headers, body)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Reply(None, time.perf_counter() - began, "", _sentence(error, self._patience))
+            ours = isinstance(error, OSError) and error.errno in _OURS
+            return Reply(None, time.perf_counter() - began, "", _sentence(error, self._patience), ours=ours)
         return Reply(status, time.perf_counter() - began, text, "", rest)
 
     async def close(self) -> None:

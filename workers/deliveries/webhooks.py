@@ -124,6 +124,10 @@ class Courier:
         return encode(job_object(attempt.job, attempt.time, artifacts))
 
     async def _end(self, attempt: Attempt, reply: Reply) -> tuple[str, int] | None:
+        if reply.ours:  # what it lacks now it may have in a moment
+            log.warning("webhook.not_made", delivery=attempt.id, error=reply.error)
+            await asyncio.sleep(HOLD)
+            return await self._settle(attempt, Outcome.ABANDONED)
         status = reply.status
         if status is not None and 200 <= status < 300:
             outcome, error = Outcome.DELIVERED, ""

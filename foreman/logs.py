@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -24,12 +25,22 @@ PRIVATE: Final = frozenset(
     }
 )
 """Keys of a log event whose values are blanked."""
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal may take for an order; lines and tabs are the renderer's to spell."""
 
 
 def hide_private(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Blank the values of `PRIVATE` keys. A structlog processor."""
     for key in PRIVATE & event.keys():
         event[key] = "[hidden]"
+    return event
+
+
+def tame_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Spell out the control characters of values: a name that a caller chose must not steer a terminal. A processor."""
+    for key, value in event.items():
+        if isinstance(value, str) and _CONTROL.search(value):
+            event[key] = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
     return event
 
 
@@ -70,7 +81,8 @@ def _plain(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
 
 def _console(*, colors: bool) -> list[Processor]:
     # The plain traceback: the default one of rich prints local variables, prompts among them.
-    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+    plain = structlog.dev.plain_traceback
+    return [tame_controls, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
 
 
 def _json() -> list[Processor]:

@@ -291,7 +291,7 @@ class Settings(BaseSettings):
             return targets.parse(self.targets, environ, self.ollama_token)
         assert self.targets_file is not None
         try:
-            lines = self.targets_file.read_text().splitlines()
+            lines = self.targets_file.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"it can't be read ({error}): write one target a line into it") from None
         return targets.parse_lines(lines, environ, self.ollama_token)

@@ -55,6 +55,16 @@ def test_private_values_are_blanked(kind: str, out: io.StringIO):
 
 
 @pytest.mark.parametrize("kind", ["json", "console"])
+def test_no_name_that_a_caller_chose_steers_a_terminal(kind: str, out: io.StringIO):
+    logs.configure(kind, out)
+    structlog.get_logger("x").info("job.submitted", lane="\x1b]0;mine\x07", model="\x9b2J")
+    logging.getLogger("aiohttp").warning("odd \x1b[31m")
+    assert not set("\x1b\x07\x9b") & set(out.getvalue()) or kind == "json"
+    assert "\x1b" not in out.getvalue()
+    assert "]0;mine" in out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["json", "console"])
 async def test_a_traceback_shows_no_local_variables(kind: str, out: io.StringIO):
     logs.configure(kind, out)
 

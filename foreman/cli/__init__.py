@@ -16,7 +16,7 @@ import foreman
 from foreman.cli.bench import bench
 from foreman.cli.cancel import cancel
 from foreman.cli.chat import chat
-from foreman.cli.console import Failed, Refusal, remark, say
+from foreman.cli.console import Failed, Refusal, print_anything, remark, say
 from foreman.cli.demo import demo
 from foreman.cli.doctor import doctor
 from foreman.cli.jobs import jobs
@@ -66,6 +66,7 @@ app.add_typer(webhooks, name="webhooks")
 
 def main() -> None:
     """The `foreman` command."""
+    print_anything()
     try:
         app()
     except Refusal as refusal:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import shlex
@@ -32,6 +33,12 @@ class Refusal(Exception):  # noqa: N818 - a way to end, not a bug
 
 class Failed(Exception):  # noqa: N818 - a way to end, not a bug
     """It did not work out; the message says why. Exit code 1."""
+
+
+def print_anything() -> None:
+    """Print a question mark for what stdout has no letter for: half a character of an answer is no reason to end."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def say(text: str = "") -> None:

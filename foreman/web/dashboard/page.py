@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 REFRESH: Final = 5
 """Seconds between two reloads where no script runs."""
-STYLE: Final = resources.files(__package__).joinpath("style.css").read_text()
+STYLE: Final = resources.files(__package__).joinpath("style.css").read_text("utf-8")
 VIEWS: Final = {
     "": "Overview",
     "jobs": "Jobs",

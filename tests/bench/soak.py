@@ -351,7 +351,7 @@ def wrong(seen: dict[str, Seen], waiting: list[int], rate: float, *, flat: bool)
             map(int.__gt__, one.after, one.before)
         )
         middle, last = thirds(one.store)
-        if (flat and last > 1.2 * middle + 2) or one.idle[1] > max(one.store, default=0):
+        if flat and (last > 1.2 * middle + 2 or one.idle[1] > max(one.store, default=0)):
             found.append(f"{name}: {last:.0f} connections to the store, {middle:.0f} before, {one.idle[1]} at rest")
     return found
 

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from foreman.store import rows
-from foreman.store.errors import StoreUnavailableError
+from foreman.store.errors import ScriptError, StoreUnavailableError
 from foreman.store.keys import INBOX, WAKE
 from foreman.store.records import Notice, Order
 
@@ -49,14 +49,14 @@ class Inbox(Generic[MessageT]):
         self._wakes = {self._keys.of(WAKE, target): target for target in targets}
 
     async def receive(self) -> MessageT | None:
-        """The next message, or None after a second without one. Raises StoreUnavailableError."""
+        """The next message, or None after a second without one. Raises StoreUnavailableError, ScriptError."""
         if self._pop is None:
             self._pop = asyncio.ensure_future(  # noqa: TID251 - not a child: it outlives a cancelled receive on purpose
                 self._connection.command("BLPOP", self._own, *self._wakes, 1)
             )
         try:
             reply = await asyncio.shield(self._pop)
-        except StoreUnavailableError:
+        except (StoreUnavailableError, ScriptError):
             self._pop = None
             raise
         self._pop = None

@@ -9,6 +9,7 @@ import pytest
 
 from foreman.core.jobs import Slot
 from foreman.store import keys as k
+from foreman.store.errors import ScriptError
 
 if TYPE_CHECKING:
     from tests.store.ground import Ground
@@ -68,7 +69,16 @@ async def test_a_cancelled_wait_loses_no_message(ground: Ground) -> None:
 
 async def test_a_submit_rings_whom_it_reaches_here_and_has_the_store_wake_the_others(ground: Ground) -> None:
     rung: list[Slot] = []
-    ground.queue.bells["gpu1"] = rung.append
+
+    class Busy:
+        """An owner that has no place to offer."""
+
+        wake = staticmethod(rung.append)
+
+        def offer(self, _new: object) -> None:
+            """Nothing."""
+
+    ground.queue.owners["gpu1"] = Busy()
 
     async def woken() -> list[str]:
         return [name for name in ("gpu1", "gpu2", "gpu3") if await ground.look.delete(ground.key(k.WAKE, name))]
@@ -81,3 +91,13 @@ async def test_a_submit_rings_whom_it_reaches_here_and_has_the_store_wake_the_ot
     assert (rung[2:], await woken()) == ([], ["gpu2"])
     await ground.submit(targets=("gpu1", "gpu2"), target_only="gpu1")
     assert (rung[2:], await woken()) == ([Slot.DRAIN], [])
+
+
+async def test_what_the_store_refuses_once_is_asked_again(ground: Ground) -> None:
+    inbox = await ground.store.inbox("gateway", "gw-1")
+    key = ground.key(k.INBOX, "gateway", "gw-1")
+    await ground.look.set(key, "somebody else's")
+    with pytest.raises(ScriptError, match="WRONGTYPE"):
+        await inbox.receive()
+    await ground.look.delete(key)
+    assert await inbox.receive() is None

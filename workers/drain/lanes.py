@@ -203,10 +203,6 @@ class Lanes:
         """All queues of a lane."""
         return sorted(self._members.get(lane, ()))
 
-    def missed(self, slot: Slot, queue: str, now: float) -> None:
-        """A claim came to nothing: what is known of the queue is behind the truth, until the next look."""
-        self._forget((slot, queue), now)
-
     def emptied(self, now: float) -> None:
         """Nothing of the drain is queued."""
         for slot, queue in list(self._queues):

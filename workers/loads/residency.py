@@ -11,16 +11,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from foreman.core.estimates import LOAD_CLAMP, LOAD_PRIOR, LOAD_WEIGHT
 from foreman.core.lanes import canonical, lane_key
 from workers.loads.names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-_DEFAULT_LOAD: Final = 10.0
-"""Seconds a load is thought to take before one was measured (core.scheduler's prior)."""
-_LOAD_WEIGHT: Final = 0.3
-_LOAD_BOUNDS: Final = (0.2, 600.0)
 _LOADS_KEPT: Final = 512
 UNSEEN: Final = 3
 """Looks in a row after which a lane that runs and is not listed counts as put out."""
@@ -167,7 +164,7 @@ class Residency(Names):
         known = self._loads.get(lane)
         if known is not None:
             return known
-        return sum(self._loads.values()) / len(self._loads) if self._loads else _DEFAULT_LOAD
+        return sum(self._loads.values()) / len(self._loads) if self._loads else LOAD_PRIOR
 
     @property
     def loads(self) -> dict[str, float]:
@@ -209,9 +206,9 @@ class Residency(Names):
         if not embedding:
             self._embedding.discard(identity)
         self._put_out(identity)
-        seconds = min(max(seconds, _LOAD_BOUNDS[0]), _LOAD_BOUNDS[1])
+        seconds = min(max(seconds, LOAD_CLAMP[0]), LOAD_CLAMP[1])
         before = self._loads.pop(lane, None)
-        self._loads[lane] = seconds if before is None else before + _LOAD_WEIGHT * (seconds - before)
+        self._loads[lane] = seconds if before is None else before + LOAD_WEIGHT * (seconds - before)
         while len(self._loads) > _LOADS_KEPT:
             del self._loads[next(iter(self._loads))]
         self._place(Held(lane, identity, model, now, seconds, now))

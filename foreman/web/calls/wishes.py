@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import hdrs
 
 from foreman.core.errors import Code, Failure
+from foreman.protocols.job_request import LONGEST
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-LONGEST: Final = 10 * 365 * 86_400.0
-"""Seconds that stand for any later deadline: what clocks and scripts can still reckon with."""
 KEY: Final = "Idempotency-Key"
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 """A number as everybody writes it; Python's float() would take `1_0` and other scripts' digits too."""

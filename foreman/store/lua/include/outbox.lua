@@ -200,12 +200,9 @@ local function note(d, now, attempt, status, took, err, reply)
   redis.call('PEXPIRE', key, LOG_MS)
 end
 
--- What is kept as long as the job is; its Idempotency-Key may be another job's by now.
+-- What is kept as long as the job is.
 local function job_keys(id)
-  local keys = {k_job(id), k_events(id), k_request(id), k_artifact(id, 'completion')}
-  local named = redis.call('HGET', k_job(id), 'idempotency')
-  if named and string.find(redis.call('GET', k_idempotency(named)) or '', id, 1, true) == 1 then keys[#keys + 1] = k_idempotency(named) end
-  return keys
+  return {k_job(id), k_events(id), k_request(id), k_artifact(id, 'completion'), own_key(id)}
 end
 
 -- An ended job with open deliveries stays, whatever becomes of its receiver and of us: no TTL until the last one ends,

@@ -330,7 +330,10 @@ class Judge:
 
 
 async def webhooks(pool: Topology, ledger: Ledger, receivers: Receivers, jobs: dict[str, Kept]) -> Promise:
-    """Per job in order of seq, none missing that was not superseded, the last one above all; identical bytes."""
+    """Per job in order of seq, none missing that was not superseded, the last one above all; identical bytes.
+
+    Each says what its transition said, and `done` has the whole answer with it.
+    """
     promise = Promise("webhooks: in order, no unexplained gap, the end always")
     arrived: dict[str, list[Any]] = defaultdict(list)
     for requests in receivers.seen.values():
@@ -357,10 +360,25 @@ async def webhooks(pool: Topology, ledger: Ledger, receivers: Receivers, jobs: d
         missing = {seq for seq in range(1, len(job.events) + 1) if seq not in order} - skipped
         if missing:
             promise.breaches.append(f"{job.id}: {sorted(missing)} of {len(job.events)} never came to {sent.path}")
+        if job.end and len(job.events) not in order:
+            promise.breaches.append(f"{job.id}: its end never came to {sent.path}")
+        promise.breaches += [f"{job.id}: {wrong}" for one in seen if (wrong := _untrue(one.event, sent, job))]
     promise.breaches += receivers.trouble
     events = sum(len(jobs[one.job_id].events) for one in ledger.sent if one.job_id in jobs)
     promise.seen = f"{events} events, {sum(map(len, arrived.values()))} requests, {superseded} superseded"
     return promise
+
+
+def _untrue(event: dict[str, Any], sent: Sent, job: Kept) -> str:
+    """What a webhook says that isn't so."""
+    seq, state = event["seq"], event["state"]
+    if seq > len(job.events) or job.events[seq - 1]["state"] != state:
+        return f"event {seq} said {state}, which the job's log does not"
+    if state == "done":
+        said = Said.of(json.dumps(event["result"]))
+        if said.spliced or len(said.places) != sent.tokens:
+            return f"the event of its end has {len(said.places)} of {sent.tokens} tokens"
+    return ""
 
 
 async def left_behind(pool: Topology) -> list[str]:

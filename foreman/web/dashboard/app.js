@@ -93,6 +93,7 @@ function question(text, yes, danger, spans, shown) {
 }
 
 async function act(button) {
+	if (button.ariaBusy) return;
 	const { do: deed, ask: text, said, span: spans } = button.dataset;
 	let [method, path] = deed.split(" ");
 	if (text) {

@@ -65,6 +65,18 @@ async def test_it_catches_up_by_itself_after_a_restart(open_gateway, worker, dia
     assert await page.evaluate("window.mark") == 1, "the same page, not loaded anew"
 
 
+async def test_a_token_that_holds_no_longer_is_asked_for_anew(open_gateway, worker, eyes):
+    eyes.expected = "Failed to load resource"
+    gateway = await open_gateway(token="before")
+    page = await eyes.open(gateway.url + "/ui")
+    await page.fill("#token", "before")
+    await page.press("#token", "Enter")
+    await page.locator("#feed", has_text="live").wait_for()
+    await gateway.stop(0)
+    await open_gateway(addr=gateway.url.removeprefix("http://"), token="after")
+    await page.wait_for_selector("#token")
+
+
 async def test_a_page_that_is_held_stands_still_and_says_how_old_it_is(gateway, worker, dial, eyes):
     page = await eyes.open(gateway.url + "/ui")
     queued = page.locator("[data-n=queued]")

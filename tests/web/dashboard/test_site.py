@@ -39,6 +39,11 @@ def test_it_loads_nothing_from_elsewhere_and_runs_no_text():
         )
 
 
+def test_nothing_moves_by_itself():
+    """For those who asked for reduced motion there is nothing to take away."""
+    assert not re.search(r"animation|transition|@keyframes|scroll-behavior", FILES["style.css"].body.decode())
+
+
 def test_a_wheel_brings_the_files(tmp_path):
     told = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],

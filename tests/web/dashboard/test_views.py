@@ -82,11 +82,13 @@ async def test_a_job_is_looked_at_cancelled_and_done_again(gateway, worker, dial
     # cancelled by its key, after the question
     await page.keyboard.press("c")
     await page.click("#ask button[value=yes]")
+    await page.locator("#speaker", has_text="It is cancelled.").wait_for()
     await main.locator(".s-cancelled").first.wait_for()
     assert (await caller.get(f"/jobs/{job}")).json()["state"] == "cancelled"
-    await page.get_by_role("button", name="Retry").click()
+    await page.get_by_role("button", name="Retry").dblclick()
     again = page.locator("#speaker a")
     await again.wait_for()
+    assert len((await caller.get("/jobs")).json()["jobs"]) == 2, "a double click is one wish"
     path = await again.get_attribute("href")
     assert path != f"/ui/jobs/{job}"
     await page.goto(gateway.url + path)
@@ -119,6 +121,7 @@ async def test_operators_pause_resume_clear_and_free(gateway, worker, dial, eyes
     await row.get_by_role("button", name="Clear").click()
     await page.click("#ask button[value=yes]")
     await wait_until(lambda: empty(store))
+    await page.locator("#speaker", has_text="3 cancelled, 0 left.").wait_for()
     card = page.locator("article", has_text="gpu1")
     await card.get_by_role("button", name="Free this GPU").click()
     await page.click("#ask button[value='']")
@@ -139,6 +142,27 @@ async def test_operators_pause_resume_clear_and_free(gateway, worker, dial, eyes
         ["resume", "lane", lane],
         ["pause", "lane", lane],
     ]
+
+
+async def test_two_operators_at_once_each_hear_what_came_of_it(gateway, worker, dial, eyes, store):
+    caller = await dial(gateway)
+    job = (await caller.post("/jobs", CHAT | {"stream": False})).json()["job_id"]
+    await caller.post("/ops/targets/gpu1/pause", b"")
+    page = await eyes.open(gateway.url + "/ui")
+    card = page.locator("article", has_text="gpu1")
+    await card.get_by_text("until resumed").wait_for()
+    await page.keyboard.press("p")  # what it shows grows old
+    await page.locator("#feed", has_text="paused").wait_for()
+    await caller.post("/ops/targets/gpu1/resume", b"")
+    await card.get_by_role("button", name="Resume").click()
+    await page.locator("#speaker", has_text="It was not paused.").wait_for()
+    assert len((await caller.get("/ops/audit")).json()["audit"]) == 3, "each of them stands in the log"
+    await page.goto(f"{gateway.url}/ui/jobs/{job}")
+    await page.wait_for_selector("html.js")
+    await page.click("#cancel")
+    await (await worker.claim()).end(State.DONE)
+    await page.click("#ask button[value=yes]")
+    await page.locator("#speaker", has_text="It is done.").wait_for()
 
 
 async def test_a_chat_shows_how_it_waits_and_stops(gateway, worker, eyes):

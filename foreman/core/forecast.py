@@ -109,7 +109,7 @@ def forecast(
     return _DryRun(lane, ahead, prospects, now, policy, begun).run()
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Seat:
     """One place of one target in the dry run."""
 
@@ -120,6 +120,7 @@ class _Seat:
     free: int
     """Slots that are free at `t`."""
     why: str
+    model: str = ""
     resident: Resident | None = None
     """As it stands now; None once a lane of the dry run has the place."""
 
@@ -157,6 +158,8 @@ class _DryRun:
         self._runs: list[_Stretch] = []
         self._seats: list[tuple[float, int, _Seat]] = []
         self._serial = 0
+        self._places: dict[str, list[_Seat]] = {prospect.view.name: [] for prospect in prospects}
+        """Target → the places that somebody has."""
         self._loads_until: dict[str, float] = {}
         """Target → when its last load ends that the dry run knows of: one at a time."""
         self._idle: list[tuple[float, _Seat]] = []
@@ -179,36 +182,48 @@ class _DryRun:
         taken = len(view.residents) + (view.loading is not None)
         if view.loading is not None:
             until = self._loads_until[view.name] = max(self._now, prospect.load_ends_at or self._now)
-            load = self._load_seconds(prospect, view.loading)
-            free = view.slots - prospect.claimed
             found = prospect.lanes.get(view.loading)
+            load = 0.0 if found is None else found.load_seconds
+            free = view.slots - prospect.claimed
             wait = found.pace(view.slots) if found is not None and free <= 0 else 0.0
-            self._push(until + wait, _Seat(prospect, view.loading, until, load, max(0, free), Why.LOADING))
+            model = "" if found is None else found.model
+            seat = _Seat(prospect, view.loading, until, load, max(0, free), Why.LOADING, model)
+            self._push(until + wait, self._take(seat))
         for _ in range(min(view.places - taken, len(prospect.lanes))):
             self._push(self._now, _Seat(prospect, None, self._now, 0.0, 0, Why.TURN))
+        seats = {resident.lane: self._take(self._resident(prospect, resident)) for resident in view.residents}
         for resident in sorted(view.residents, key=lambda resident: resident.lane != leaves):
-            found = prospect.lanes.get(resident.lane)
+            seat, found = seats[resident.lane], prospect.lanes.get(resident.lane)
             service = resident.service_seconds if found is None else found.service_seconds
-            free = view.slots - resident.running
-            if resident.lane == self._lane and self._begun:
-                taken_since = min(self._begun, max(0, free))
-                free, self._begun = free - taken_since, self._begun - taken_since
-            seat = _Seat(
-                prospect, resident.lane, resident.loaded_at, resident.load_seconds, max(0, free), Why.RESIDENT, resident
-            )
             if resident.lane == leaves:  # chosen to go already: nothing more of it is claimed
                 self._leave(self._now, _REST * service if resident.running else 0.0, found, seat)
                 continue
-            self._push(self._now + (_REST * service * 2 / (view.slots + 1) if free <= 0 else 0.0), seat)
+            self._push(self._now + (_REST * service * 2 / (view.slots + 1) if seat.free <= 0 else 0.0), seat)
+
+    def _resident(self, prospect: Prospect, resident: Resident) -> _Seat:
+        """The place of a resident, less what began in it since it was looked at."""
+        free = max(0, prospect.view.slots - resident.running)
+        if resident.lane == self._lane:
+            begun = min(self._begun, free)
+            free, self._begun = free - begun, self._begun - begun
+        since, load = resident.loaded_at, resident.load_seconds
+        return _Seat(prospect, resident.lane, since, load, free, Why.RESIDENT, resident.model, resident)
 
     def _push(self, moment: float, seat: _Seat) -> None:
         self._serial += 1
         heapq.heappush(self._seats, (moment, self._serial, seat))
 
-    @staticmethod
-    def _load_seconds(prospect: Prospect, lane: str) -> float:
-        view = prospect.lanes.get(lane)
-        return 0.0 if view is None else view.load_seconds
+    def _take(self, seat: _Seat) -> _Seat:
+        self._places[seat.prospect.view.name].append(seat)
+        return seat
+
+    def _give_up(self, seat: _Seat) -> None:
+        if seat.lane is not None:
+            self._places[seat.prospect.view.name].remove(seat)
+
+    def _held(self, seat: _Seat) -> set[str]:
+        """The models in the target's other places: a lane of theirs can take that one's place and no other (rule 7)."""
+        return {other.model for other in self._places[seat.prospect.view.name] if other is not seat}
 
     def run(self) -> Forecast | None:
         """Step by step, the place that decides first coming first."""
@@ -292,12 +307,13 @@ class _DryRun:
         """Until when the seat's lane claims, while it has jobs: rules 3b and 3c."""
         name = seat.prospect.view.name
         queue = self._queues[name]
-        first, challenger = queue.first_turn()
+        held = self._held(seat)
+        first, challenger = queue.first_turn(held)
         if challenger is None:
             return math.inf
         first = max(first, self._loads_until.get(name, first))
         left = -1 if view is None else max((rank for rank, count in enumerate(view.classes) if count), default=-1)
-        outranked = 0 <= left < queue.top_class()
+        outranked = 0 <= left < queue.top_class(held)
         loads = seat.load_seconds, challenger.load_seconds
         if outranked:
             return max(seat.loaded_at + quantum(*loads, self._policy), self._loads_until.get(name, -math.inf))
@@ -307,7 +323,7 @@ class _DryRun:
         """When an empty lane lets go of its place: at once, or, where it lingers with success, when it must (rule 6)."""
         queue = self._queues[seat.prospect.view.name]
         facts = view or seat.resident
-        first, challenger = queue.first_turn()
+        first, challenger = queue.first_turn(self._held(seat))
         if facts is None or not facts.gaps or challenger is None:
             return moment
         loads = seat.load_seconds, challenger.load_seconds
@@ -328,18 +344,20 @@ class _DryRun:
         """Its lane claims nothing more; the place is free when its last run ends. Where it has jobs, it was cut."""
         if view is not None and not self._take_over(moment, view.lane, seat):
             turn = moment + tail + self._policy.work_per_load * view.load_seconds
-            heapq.heappush(self._queues[seat.prospect.view.name].returned, (turn, view.lane))
+            self._queues[seat.prospect.view.name].returned.append((turn, view.lane))
         self._next(moment + tail, seat)
 
     def _take_over(self, moment: float, lane: str, left: _Seat) -> bool:
         """An idle target loads the lane that another one has just left."""
         for since, seat in self._idle:
             view = seat.prospect.lanes.get(lane)
-            if view is not None and seat.prospect is not left.prospect:
+            if view is not None and seat.prospect is not left.prospect and view.model not in self._held(seat):
                 self._idle.remove((since, seat))
+                self._give_up(seat)
                 self._loads += 1
                 ready, slots = max(moment, since) + view.load_seconds, seat.prospect.view.slots
-                self._push(ready, _Seat(seat.prospect, lane, ready, view.load_seconds, slots, Why.TURN))
+                taken = _Seat(seat.prospect, lane, ready, view.load_seconds, slots, Why.TURN, view.model)
+                self._push(ready, self._take(taken))
                 return True
         return False
 
@@ -347,17 +365,19 @@ class _DryRun:
         """The seat's place is free at that moment: rule 2. Where nobody waits for it, it is given up."""
         view = seat.prospect.view
         moment = max(moment, self._loads_until.get(view.name, moment))
-        found = self._queues[view.name].next_at(moment)
+        found = self._queues[view.name].next_at(moment, self._held(seat))
         if found is None:
             self._idle.append((moment, seat))
             self._join()
             return
+        self._give_up(seat)
         lane, overdue = found
-        load = self._load_seconds(seat.prospect, lane)
+        load = lane.load_seconds
         self._loads += 1
         self._loads_until[view.name] = moment + load
         why = Why.TURN if overdue else Why.CLASS
-        self._push(moment + load, _Seat(seat.prospect, lane, moment + load, load, view.slots, why))
+        after = _Seat(seat.prospect, lane.lane, moment + load, load, view.slots, why, lane.model)
+        self._push(moment + load, self._take(after))
 
     def _note(self, seat: _Seat, jobs: float, start: float, end: float) -> None:
         self._runs.append(_Stretch(seat.lane or "", seat.prospect.view.name, seat.why, jobs, start, end))

@@ -122,7 +122,7 @@ class LaneState(_Shape):
     oldest_wait_seconds: float
     oldest_since: Moment | None
     bound_seconds: float | None = Field(description="what the oldest wait stays below, by the promise of no starvation")
-    eta_seconds: float | None = Field(description="until its last queued job works; null while it can't be told")
+    eta_seconds: float | None = Field(description="until its next job works; null while it can't be told")
     priority: str | None = Field(description="the class of the job that is due first")
     running: int
     recent: LaneRecord | None = Field(description="how its last runs went; null where none ended within the hour")

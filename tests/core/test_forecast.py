@@ -164,6 +164,29 @@ def test_it_says_at_once_where_the_scheduler_would_claim_the_job_at_once_and_now
     assert min(told.values()) > 300, "both happen"
 
 
+def of_model(model, *facts):
+    return [dataclasses.replace(each, model=model) for each in facts]
+
+
+def test_other_options_of_a_model_take_its_place_and_no_free_one():
+    short, long, there = of_model("m", lane("m@4k", depth=5), lane("m@8k"), held("m@4k"))
+    on = prospect([short, long, lane("n", due=2000.0)], there, places=2)
+    found = ask("m@8k", 0, on)
+    assert found.eta_seconds == pytest.approx(0.6 * 4 + 5 * 4 + 8), "the server would reload it where it stands"
+    assert Ahead("m@4k", "t", Why.RESIDENT, 5) in found.ahead
+    assert ask("n", 0, on).eta_seconds == 8.0, "it passes the one that can't use the free place"
+
+
+def test_of_two_lanes_of_one_model_the_second_waits_for_the_first():
+    both = of_model("m", lane("m@4k", depth=5), lane("m@8k", due=2000.0))
+    found = ask("m@8k", 0, prospect(both, places=2))
+    assert found.eta_seconds == pytest.approx(8 + 5 * 4 + 8)
+    cut = of_model("m", lane("m@4k", depth=500), lane("m@8k", due=15.0))
+    back = ask("m@4k", 200, prospect(cut, *of_model("m", held("m@4k")), places=2))
+    # Cut at 128 s, when 31.4 of them have begun; back after the other's load and run, by another load.
+    assert back.eta_seconds == pytest.approx(128 + 2 + 8 + 4 + 8 + (200 - 31.4) * 4, abs=2)
+
+
 def test_several_targets_work_side_by_side():
     lanes = [lane(name, due=float(n), depth=10) for n, name in enumerate("abcd")]
     one = ask("d", 0, prospect(lanes))

@@ -73,7 +73,7 @@ class Records:
     async def etas(
         self, lanes: Iterable[LaneGlance], ask: Callable[[LaneGlance], Awaitable[float | None]]
     ) -> dict[tuple[str, str], float | None]:
-        """(lane, slot) → seconds until its last job works; `ask` tells of one. Raises StoreUnavailableError."""
+        """(lane, slot) → seconds until its next job works; `ask` tells of one. Raises StoreUnavailableError."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         old = began > self._etas_until

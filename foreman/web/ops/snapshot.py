@@ -190,14 +190,16 @@ class Snapshots:
         rows = []
         for lane in glance.lanes:
             key = (lane.lane, lane.slot.value)
+            waited = max(0.0, glance.now - lane.oldest_since)
+            bound = None if lane.lane in held else bounds.get(key)
             rows.append(
                 _row(*key, lane.model, counts.pop(key, 0), held.get(lane.lane))
                 | {
                     "depth": lane.depth,
-                    "oldest_wait_seconds": round(max(0.0, glance.now - lane.oldest_since), 3),
+                    "oldest_wait_seconds": round(waited, 3),
                     "oldest_since": stamp(lane.oldest_since),
-                    "bound_seconds": None if lane.lane in held else bounds.get(key),
-                    "eta_seconds": etas.get(key),
+                    "bound_seconds": bound,
+                    "eta_seconds": _within(etas.get(key), bound, waited),
                     "priority": lane.head_class.word,
                 }
             )
@@ -213,9 +215,8 @@ class Snapshots:
         return [row | {"recent": records.get(row["lane"])} for row in rows]
 
     async def _eta(self, lane: LaneGlance) -> float | None:
-        """Until the last of its jobs works: what a new one would wait at least."""
-        behind = lane.depth - 1
-        return await self.outlooks.eta(lane.lane, lane.slot, lane.position + behind, (), None, behind)
+        """Until its next job works, the one that the bound is about."""
+        return await self.outlooks.eta(lane.lane, lane.slot, lane.position, (), None)
 
     async def reasons(self) -> list[str]:
         """Why this pool is not at its best, one sentence each; empty when it is."""
@@ -226,6 +227,11 @@ class Snapshots:
 def stamp(moment: float) -> str:
     """Seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _within(eta: float | None, bound: float | None, waited: float) -> float | None:
+    """An ETA is a guess, and as old as a few seconds: never more than the promise that is told beside it leaves."""
+    return eta if eta is None or bound is None else round(min(eta, max(0.0, bound - waited)), 1)
 
 
 def _age(as_of: str | None) -> str:

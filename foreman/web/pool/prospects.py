@@ -133,7 +133,7 @@ class Prospects:
         for desk in desks:
             if desk.prospect.lanes.get(name) is None:
                 view = extra or _unseen(lane, model, self.now())
-                desk.prospect.lanes.put(self._view(desk.status, name, model, view))
+                desk.prospect.lanes.put(self._view(desk.status, name, view))
         return name, [desk.prospect for desk in desks]
 
     def pinned(self, model: str, able: Iterable[TargetStatus]) -> bool:
@@ -175,7 +175,7 @@ class Prospects:
             low, normal, high = (sum(max(0, facts.classes[rank]) for facts in group) for rank in range(3))
             left = max((at for facts in group if (at := facts.left_at.get(status.name))), default=None)
             seen = LaneView(head.lane, head.model, head.head_due, head.head_class, (low, normal, high), left)
-            index.put(self._view(status, name, head.model, seen))
+            index.put(self._view(status, name, seen))
         loading = None
         if status.loading is not None:
             queue = self._facts.get(status.loading)
@@ -191,11 +191,11 @@ class Prospects:
             known = self._digests[status.name] = status.probed_at, digests
         return known[1]
 
-    def _view(self, status: TargetStatus, name: str, model: str, seen: LaneView) -> LaneView:
+    def _view(self, status: TargetStatus, name: str, seen: LaneView) -> LaneView:
         run, pace, rate, gap, *_ = _pace(status, seen.lane)
         return LaneView(
             lane=name,
-            model=model,
+            model=name.partition("?")[0],
             head_due=seen.head_due,
             head_class=seen.head_class,
             classes=seen.classes,
@@ -217,12 +217,13 @@ class Prospects:
         for held in status.resident:
             if held.get("pinned") or held.get("lane") == status.leaving:
                 continue
-            lane, model = str(held.get("lane")), str(held.get("model") or "")
+            lane = str(held.get("lane"))
+            name = desk.name(lane, str(held.get("model") or ""))
             run, _, rate, gap, *_ = _pace(status, lane)
             residents.append(
                 Resident(
-                    desk.name(lane, model),
-                    model,
+                    name,
+                    name.partition("?")[0],
                     _number(held, "since", self.now()),
                     running.get(lane, 0),
                     load_seconds=_number(held, "load", _load(status, lane)),

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from foreman.core.fairness import Policy
+from foreman.core.forecast import Prospect, forecast
 from foreman.core.jobs import Priority, Slot
 from foreman.simulate.drain import Drainer
 from foreman.simulate.trace import TraceTarget
@@ -142,6 +143,50 @@ def looked_at(made):
             )
         )
     return glance(*lanes, now=made.now), targets
+
+
+def foretold(made, name):
+    """The ETA of a lane's next job."""
+    prospects = []
+    for server in made.servers:
+        made.chooser._refresh(server)
+        load, index = server.loading, made.chooser.indexes[server.name]
+        ends = load and load.load_began + load.load_seconds
+        prospects.append(Prospect(made.chooser.view(server), index, ends, claimed=0))
+    return forecast(name, 0, prospects, made.now, Policy()).eta_seconds
+
+
+def soonest(made, name):
+    """Seconds that must pass until a lane works: its load, and what is left of one under way."""
+    waits = []
+    for server in made.servers:
+        load = server.loading
+        rest = load.load_began + load.load_seconds - made.now if load else 0.0
+        mine = load is not None and load.lane == name
+        own = 0.0 if mine else server.load_seconds(made.lanes[name].spec)
+        waits.append(0.0 if name in server.residents else rest + own)
+    return min(waits)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_forecast_is_past_the_bound_or_before_what_is_possible(seed):
+    made, told = traffic(seed), []
+
+    def look():
+        glance, targets = looked_at(made)
+        told.append((glance, targets, {one.lane: foretold(made, one.lane) for one in glance.lanes}))
+        for name, eta in told[-1][2].items():
+            assert eta >= soonest(made, name) - EPSILON
+
+    for moment in range(0, 600, 7):
+        made.at(moment + 0.5, look)
+    run = made.run()
+    bounds = Bounds(Policy(), lambda: max(job.ended - job.started for job in run.jobs))
+    for seen, targets, etas in told:
+        found = bounds.of(seen, targets)
+        for one in seen.lanes:
+            assert etas[one.lane] <= found[one.lane, "drain"] - (seen.now - one.oldest_since) + EPSILON
+    assert any(etas for *_, etas in told)
 
 
 @pytest.mark.parametrize("seed", [*range(20), 103, 159, 199, 234, 256])

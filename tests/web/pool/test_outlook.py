@@ -111,6 +111,30 @@ async def test_the_answer_to_a_submit_says_the_same(caller, worker, gateway) -> 
     assert (reply.json()["position"], reply.json()["eta_seconds"]) == (1, 9.0)
 
 
+async def test_a_lanes_eta_is_that_of_its_next_job_and_within_the_bound_beside_it(caller, worker, gateway) -> None:
+    slow = {LANE_M: [60.0, 60.0, 0.0, -1.0, 60.0]}
+    await worker.publish("gpu1", "m", resident=[held(LANE_M, "m")], loads={LANE_M: 9.0}, paces=slow)
+    await gateway.inventory.fresh(0.0)
+    for _ in range(5):
+        await submit(caller)
+    (lane,) = (await caller.get("/ops/state")).json()["lanes"]
+    assert (lane["depth"], lane["eta_seconds"]) == (5, 0.0), "what the others wait for are its own runs"
+    running = [{"job_id": "x", "lane": LANE_M, "state": "working", "since": 0.0}]
+    await worker.publish("gpu1", "m", resident=[held(LANE_M, "m")], loads={LANE_M: 9.0}, paces=slow, running=running)
+    await gateway.inventory.fresh(0.0)
+    gateway.feed._snapshots._records._etas_until = 0.0
+    (lane,) = (await caller.get("/ops/state")).json()["lanes"]
+    assert lane["bound_seconds"] < 0.6 * 60.0, "an operator's gateway knows runs of five seconds"
+    assert 0 < lane["eta_seconds"] <= lane["bound_seconds"]
+
+
+async def test_other_options_of_a_loaded_model_wait_for_its_place_though_another_is_free(caller, worker, seen) -> None:
+    drains = [held(LANE_M, "m") | {"model": "M:latest"}]
+    await worker.publish("gpu1", "m", resident=drains, loads={LANE_M: 9.0}, places=2)
+    await submit(caller)
+    assert (await seen(await submit(caller, options={"num_ctx": 512})))[1] == 5.0 + 9.0
+
+
 async def test_a_deadline_that_cannot_be_made_is_refused_at_once(caller, worker, gateway) -> None:
     warm = {"resident": [held(LANE_M, "m")], "loads": {LANE_M: 9.0}, "paces": {LANE_M: [2.0, 2.0, 0.0, -1.0, 1.5]}}
     await worker.publish("gpu1", "m", **warm)

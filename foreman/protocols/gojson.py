@@ -1,8 +1,8 @@
 """JSON as Go's encoding/json reads and writes it, since that is what stands behind every path we answer for.
 
 protocols.ollama asks me for the top level of a request body; everybody who writes JSON in Ollama's style asks me to
-write it. An ordinary body goes through Python's C scanner once. What that refuses I read again, byte by byte as Go's
-scanner would (encoding/json/scanner.go), to say what is wrong in Go's words, or that nothing is.
+write it. An ordinary body goes through Python's C scanner once. What is large, and what that refuses, goes through Go's
+(goscan), which builds nothing, says what is wrong in Go's words and lets other threads run.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from foreman.protocols.goscan import GoJSONError, Span, scan
 
+LARGE: Final = 1 << 20
+"""Bytes above which a body is not decoded (64 MiB of `[1],` are 2 GiB and eight seconds as Python lists), and from which on
+to read it is work for a thread."""
+
 
 class Member(NamedTuple):
     """One member of the top-level object, in the body's order, duplicates too."""
 
     key: str
     value: Any
-    """As json.loads gives it; `[None]` or `{"": None}` for one that is huge or nests deeper than Python bears."""
+    """As json.loads gives it; `[None]`, `{"": None}` or a text's beginning for one that is huge or nests too deep."""
     source: str
     """The value's own JSON text, for numbers Python has rounded; "" for a long one."""
 
@@ -36,7 +40,7 @@ class Top(NamedTuple):
 def read(body: bytes, *, whole: bool = False) -> Top:
     """The first JSON value of `body`; what follows it is ignored, as Go's Decoder does.
 
-    Bytes that are no UTF-8 become U+FFFD inside strings. Sizes: bytes; one pass, one copy of the body.
+    Bytes that are no UTF-8 become U+FFFD inside strings.
 
     Args:
         body: a request's body as it came.
@@ -47,7 +51,7 @@ def read(body: bytes, *, whole: bool = False) -> Top:
         GoJSONError: it is no JSON, or nests deeper than 10,000; or has more than 10,000 top-level members, which Go
             would bear and nobody sends.
     """
-    if len(body) > _SMALL and _bulky(body):
+    if len(body) > LARGE:
         return _by_spans(body, whole)
     try:
         text = body.decode()
@@ -167,31 +171,11 @@ _TOO_MANY: Final = f"the request has more than {_MEMBER_LIMIT} top-level fields"
 
 
 _TOO_DEEP: Final = "the request nests too deep to be translated"
-_SMALL: Final = 1 << 20
-_BULKY: Final = 200_000
-_UNMARKED: Final = bytes(set(range(256)) - set(b"[{,"))
-
-
-def _bulky(body: bytes) -> bool:
-    """Whether decoding might make very many objects: 64 MiB of `[1],` are 2 GiB and eight seconds as Python lists."""
-    if all(_rare(body, mark) for mark in (b"[", b"{", b",")):
-        return False  # a picture or two
-    marks = body.translate(None, _UNMARKED)
-    return marks.count(b"[") + marks.count(b"{") > _BULKY or marks.count(b",") > 5 * _BULKY
-
-
-def _rare(body: bytes, mark: bytes) -> bool:
-    at = -1
-    for _ in range(256):
-        at = body.find(mark, at + 1)
-        if at < 0:
-            return True
-    return False
 
 
 def _by_spans(body: bytes, whole: bool) -> Top:
     """Read a body without building what it holds: who peeks asks for no more than a few small members of it."""
-    kind, spans = scan(body)
+    kind, spans = scan(body, each=whole)
     if len(spans) > _MEMBER_LIMIT:
         raise GoJSONError(_TOO_MANY)
     return Top(kind, [_member(body, span, whole) for span in spans])
@@ -205,8 +189,9 @@ def _member(body: bytes, span: Span, whole: bool) -> Member:
     """One member, with a stand-in for a list or an object that is large or nests deeper than Python bears."""
     key = _SCAN(body[span.key_start : span.key_end].decode(errors="replace"), 0)[0]
     first = body[span.start]
-    if first in b"[{" and span.end - span.start > _SMALL and not whole:
-        return Member(key, [None] if first in b"[" else {"": None}, "")
+    if span.end - span.start > LARGE and not whole:
+        begins = body[span.start + 1 : span.start + _SOURCE_LIMIT].decode(errors="replace")
+        return Member(key, [None] if first in b"[" else {"": None} if first in b"{" else begins, "")
     source = body[span.start : span.end].decode(errors="replace")
     try:
         value = _SCAN_LENIENT(source, 0)[0]

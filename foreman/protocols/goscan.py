@@ -1,12 +1,14 @@
 """Go's JSON scanner: what is wrong with a text, in Go's words, or where its top-level members stand.
 
-protocols.gojson asks me about bodies that Python's scanner refused, and nobody else: I go through them bracket by
-bracket (encoding/json/scanner.go, state by state), at C speed only through runs of plain values. I build no values.
+protocols.gojson asks me about bodies that Python's scanner refused or that are large: I go through them bracket by
+bracket (encoding/json/scanner.go, state by state), at C speed through runs of plain values and of flat objects and lists.
+I build no values, and hold the interpreter's lock for no more than some ms at a time: in a thread I am in nobody's way.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from foreman.core.lanes import go_quote
@@ -15,7 +17,8 @@ MAX_DEPTH: Final = 10_000
 """Nesting Go bears (maxNestingDepth)."""
 
 STEP_LIMIT: Final = 200_000
-"""Brackets that are looked at one by one (about 0.1 s); past it a body is refused without exact words."""
+"""Brackets that are looked at one by one (about 0.1 s); past it a body is refused without exact words. A body of more
+than 6 MiB may have one for each 32 bytes."""
 
 
 class GoJSONError(ValueError):
@@ -44,8 +47,12 @@ class Scanned(NamedTuple):
     """Empty unless it is an object."""
 
 
-def scan(body: bytes) -> Scanned:
+def scan(body: bytes, *, each: bool = False) -> Scanned:
     """Go through the first JSON value of `body`.
+
+    Args:
+        body: a request's body.
+        each: look at every object and list by itself, so that their number is bounded: for who goes on to build them.
 
     Raises:
         EmptyBodyError: there is none.
@@ -56,25 +63,39 @@ def scan(body: bytes) -> Scanned:
         raise EmptyBodyError("EOF")
     first = body[at : at + 1]
     if first in b"{[":
-        return Scanned("object" if first == b"{" else "array", _Container(body, at).run())
+        return Scanned("object" if first == b"{" else "array", _Container(body, at, _BUILT if each else _FLAT).run())
     _scalar(body, at)
     return Scanned(_SCALAR_KINDS.get(first, "number"), [])
 
 
-# A thousand at a time, by those who come again: without a bound a run would remember every step of 64 MiB, and
-# possessive groups, which remember none, match wrongly before Python 3.11.5 (gh-106052; Debian 12 has 3.11.2).
-_SPACE: Final = rb"[ \t\n\r]*+"
-_IN_TEXT: Final = rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})){0,1000}'
+# So many at a time, by those who come again: without a bound a run would remember every step of 64 MiB and keep the
+# interpreter to itself; possessive groups, which remember none, match wrongly before Python 3.11.5 (gh-106052; Debian 12
+# has 3.11.2).
+_SPACE: Final = rb"[ \t\n\r]{0,4096}+"
+_PIECE: Final = rb'(?:[^"\\\x00-\x1f]{1,1024}+|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))'
+_IN_TEXT: Final = _PIECE + rb"{0,1000}"
 _NUMBER: Final = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
-_TEXT: Final = rb'"' + _IN_TEXT + rb'"'
+_TEXT: Final = rb'"' + _PIECE + rb'{0,64}"'
 _PLAIN: Final = rb"(?:" + _TEXT + rb"|" + _NUMBER + rb"|true|false|null)"
+_PAIR: Final = _SPACE + _TEXT + _SPACE + rb":" + _SPACE
+_FLAT_OBJECT: Final = rb"\{" + _PAIR + _PLAIN + _SPACE + rb"(?:," + _PAIR + _PLAIN + _SPACE + rb"){0,15}\}"
+_FLAT_ARRAY: Final = rb"\[" + _SPACE + _PLAIN + _SPACE + rb"(?:," + _SPACE + _PLAIN + _SPACE + rb"){0,15}\]"
+_VALUE: Final = rb"(?:" + _PLAIN + rb"|" + _FLAT_OBJECT + rb"|" + _FLAT_ARRAY + rb")"
 
 _skip_space = re.compile(_SPACE).match
 _in_text = re.compile(_IN_TEXT).match
 _hex_digits = re.compile(rb"[0-9a-fA-F]{0,4}").match
 _digits = re.compile(rb"[0-9]*").match
-_elements = re.compile(rb"(?:" + _SPACE + _PLAIN + _SPACE + rb",){0,1000}").match
-_members = re.compile(rb"(?:" + _SPACE + _TEXT + _SPACE + rb":" + _SPACE + _PLAIN + _SPACE + rb",){0,1000}").match
+_BUILT, _FLAT = (
+    (
+        re.compile(rb"(?:" + _SPACE + value + _SPACE + rb",){0,64}").match,
+        re.compile(rb"(?:" + _PAIR + value + _SPACE + rb",){0,64}").match,
+    )
+    for value in (_PLAIN, _VALUE)
+)
+"""Elements of a list and members of an object, as many as are plain; or flat."""
+
+_Match = Callable[[bytes, int], re.Match[bytes] | None]
 
 _WORDS: Final = {ord("t"): b"true", ord("f"): b"false", ord("n"): b"null"}
 _SCALAR_KINDS: Final = {b'"': "string", b"t": "bool", b"f": "bool", b"n": "null"}
@@ -85,8 +106,9 @@ _OPEN_OBJECT, _CLOSE_OBJECT, _OPEN_ARRAY, _CLOSE_ARRAY = b"{}[]"
 class _Container:
     """Walks through one object or array and all it holds, without recursion."""
 
-    def __init__(self, body: bytes, at: int) -> None:
+    def __init__(self, body: bytes, at: int, runs: tuple[_Match, _Match]) -> None:
         self.body = body
+        self._elements, self._members = runs
         self.at = at
         self.spans: list[Span] = []
         self._open = bytearray()
@@ -96,17 +118,23 @@ class _Container:
 
     def run(self) -> list[Span]:
         """To the closing bracket; the spans of the members if it is an object."""
-        for _ in range(STEP_LIMIT):
+        limit = max(STEP_LIMIT, len(self.body) // 32)
+        for _ in range(limit):
             self.at = _skip(self.body, self.at)
             self._next(_char(self.body, self.at))
             if not self._open:
                 return self.spans
-        raise GoJSONError(f"the request holds more than {STEP_LIMIT} objects, arrays and members")
+        raise GoJSONError(f"the request holds more than {limit} objects, arrays and members")
 
     def _value(self, char: int) -> None:
         """A value must begin here."""
         if len(self._open) == 1:
             self._start = self.at
+        if self._open[-1:] == b"[" and len(self._open) < MAX_DEPTH:
+            run = self._elements(self.body, self.at).end()  # type: ignore[union-attr]  # an empty match is a match
+            if run != self.at:
+                self.at = run
+                return
         if char in (_OPEN_OBJECT, _OPEN_ARRAY):
             self._open.append(char)
             if len(self._open) > MAX_DEPTH:
@@ -114,11 +142,6 @@ class _Container:
             self.at += 1
             self._next = self._first_key if char == _OPEN_OBJECT else self._first_element
             return
-        if self._open[-1] == _OPEN_ARRAY:
-            run = _elements(self.body, self.at).end()  # type: ignore[union-attr]  # an empty match is a match
-            if run != self.at:
-                self.at = run
-                return
         self.at = _scalar(self.body, self.at)
         self._ended()
 
@@ -140,8 +163,8 @@ class _Container:
 
     def _member(self, char: int) -> None:
         """A key must begin here."""
-        if len(self._open) > 1:  # nobody asks for the spans of deeper members
-            run = _members(self.body, self.at).end()  # type: ignore[union-attr]  # an empty match is a match
+        if 1 < len(self._open) < MAX_DEPTH:  # nobody asks for the spans of deeper members
+            run = self._members(self.body, self.at).end()  # type: ignore[union-attr]  # an empty match is a match
             if run != self.at:
                 self.at = run
                 return
@@ -233,7 +256,10 @@ def _past_digits(body: bytes, at: int) -> int:
 
 
 def _skip(body: bytes, at: int) -> int:
-    return _skip_space(body, at).end()  # type: ignore[union-attr]  # an empty match is a match
+    end, begun = at, -1
+    while end != begun:
+        begun, end = end, _skip_space(body, end).end()  # type: ignore[union-attr]  # an empty match is a match
+    return end
 
 
 def _char(body: bytes, at: int) -> int:

@@ -177,3 +177,37 @@ def test_json_is_written_as_go_writes_it(value: object, text: str) -> None:
 )
 def test_numbers_no_float64_holds_are_found(source: str, number: str | None) -> None:
     assert gojson.overflow(source) == number
+
+
+@pytest.mark.timeout(20)
+def test_a_bomb_is_not_built() -> None:
+    with pytest.raises(GoJSONError, match="more than 500000 objects, arrays and members"):
+        gojson.read(b'{"messages":[' + b"[1]," * 4_000_000 + b"1]}", whole=True)
+
+
+@pytest.mark.parametrize("deep", [9_999, 10_000])
+def test_a_flat_value_nests_no_deeper_than_any_other(deep: int) -> None:
+    """The body's object is the first level; the innermost list is taken in one go where it may be."""
+    body = b'{"messages":' + b"[" * (deep - 1) + b'[1],{"a":2},3' + b"]" * (deep - 1) + b"}"
+    if deep == 10_000:
+        with pytest.raises(GoJSONError, match="exceeded max depth"):
+            scan(body)
+    else:
+        assert scan(body).kind == "object"
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=3), lambda i: st.lists(i) | st.dictionaries(st.text(max_size=3), i)
+    )
+)
+def test_flat_runs_and_single_steps_see_the_same(value: object) -> None:
+    body = json.dumps({"a": value, "b": [value, value], "c": {"d": value}}).encode()
+    for text in (body, body[:-3], body.replace(b",", b",,", 1), body.replace(b"]", b"}", 1)):
+        seen = []
+        for each in (False, True):
+            try:
+                seen.append(scan(text, each=each))
+            except GoJSONError as error:
+                seen.append(str(error))
+        assert seen[0] == seen[1]

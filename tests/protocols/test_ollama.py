@@ -356,7 +356,7 @@ def test_show_takes_the_old_name_field_and_management_needs_no_model() -> None:
     ("body", "refused"),
     [
         (b'{"model":"m","messages":[' + b"[1]," * 4_000_000, True),
-        (b'{"model":"m","messages":[' + b"[1]," * 4_000_000 + b"1]}", True),
+        (b'{"model":"m","messages":[' + b"[1]," * 4_000_000 + b"1]}", False),
         (b'{"model":"m",' + b'"a":1,' * 2_000_000 + b'"b":2}', True),
         (b'{"model":"m","keep_alive":"' + b"0s" * 4_000_000 + b'"}', True),
         (b'{"model":"m","messages":[' + b"0.5," * 4_000_000 + b"1]}", False),

@@ -17,6 +17,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, State, Surface
 from foreman.store.errors import StoreUnavailableError
 from foreman.store.records import NewJob
+from foreman.web.body import aside
 from foreman.web.calls import wishes
 from foreman.web.calls.manner import Manner
 from foreman.web.calls.relay import Phase, Relay
@@ -148,7 +149,7 @@ class Calls:
         Raises:
             Failure: it was not submitted (bad header, model unknown, queue full, store away, gateway leaving).
         """
-        new = self._job(request, ticket)
+        new = await self._job(request, ticket)
         if ticket.refused is not None and not await self._queue.knows(new):
             raise ticket.refused
         call = Call(
@@ -216,7 +217,7 @@ class Calls:
             wire.close()
         return Sent(wire.status or 499, keep_alive=wire.keep_alive)
 
-    def _job(self, request: web.Request, ticket: Ticket) -> NewJob:
+    async def _job(self, request: web.Request, ticket: Ticket) -> NewJob:
         caller, key = request[CALLER], wishes.key(request)
         priority = caller.priority(wishes.header(request, "X-Foreman-Priority"), Priority.HIGH)
         return ticket.job(
@@ -227,7 +228,7 @@ class Calls:
             caller=caller.name,
             headers=ticket.headers,
             idempotency_key=key,
-            fingerprint="" if key is None else _fingerprint(request, ticket),
+            fingerprint="" if key is None else await aside(len(ticket.body), _fingerprint, request, ticket),
             finish=key is not None or wishes.finishes(request),
         )
 

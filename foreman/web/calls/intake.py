@@ -16,7 +16,7 @@ from foreman.protocols import paths
 from foreman.protocols.ollama import peek
 from foreman.protocols.words import not_found_message
 from foreman.web.auth import Role
-from foreman.web.body import read_body
+from foreman.web.body import aside, read_body
 from foreman.web.calls import wishes
 from foreman.web.calls.call import WRAPPED, Ticket
 from foreman.web.dialect import Dialect
@@ -55,7 +55,7 @@ class Intake:
         path = request.path
         body = await read_body(request, self.settings.max_body)
         await self.inventory.fresh()
-        seen = peek(path, body, self.inventory.foreign)
+        seen = await aside(len(body), peek, path, body, self.inventory.foreign)
         return await self.ticket(
             *(path, body, seen, self._picked(request)),
             headers=passed(request),
@@ -111,7 +111,7 @@ class Intake:
         await self.inventory.fresh()
         target = self._picked(request) or self._only_target()
         body = await read_body(request, self.settings.max_body)
-        seen = peek(request.path, body)
+        seen = await aside(len(body), peek, request.path, body)
         model = seen.model[:_NAME_LIMIT]  # here the target judges names, so one may be anything
         return Ticket(
             dialect=Dialect(request.path),

@@ -22,6 +22,7 @@ from foreman.protocols.goscan import EmptyBodyError, GoJSONError
 from foreman.protocols.job_request import ENDPOINTS, OWN, check, wrong
 from foreman.protocols.ollama import peek
 from foreman.web.auth import Role
+from foreman.web.body import aside
 from foreman.web.pool.outlook import Outlook
 
 if TYPE_CHECKING:
@@ -98,9 +99,8 @@ class Submission:
             Failure: BAD_REQUEST: 400 for what is no JSON object, 422 for a wrong field, its name first;
                 MODEL_NOT_FOUND, QUEUE_FULL, SHUTTING_DOWN, STORE_UNAVAILABLE.
         """
-        taken = _taken(body)
-        asked = check(taken.own, time.time())
-        return await self._queue(taken, asked, sender, fingerprint=hashlib.sha256(body).hexdigest())
+        taken, fingerprint = await aside(len(body), _opened, body)
+        return await self._queue(taken, check(taken.own, time.time()), sender, fingerprint=fingerprint)
 
     async def retry(self, job: Job, sender: Sender) -> Receipt:
         """Queue an ended job once more, as a new one, to begin now.
@@ -119,7 +119,7 @@ class Submission:
         if job.surface is Surface.SYNC:
             taken, own = envelope.Envelope(kept.body, {}, "[]"), {"endpoint": job.endpoint}
         else:
-            taken = _taken(envelope.put_back(kept.body, kept.own_fields))
+            taken, _ = await aside(len(kept.body), _opened, envelope.put_back(kept.body, kept.own_fields))
             own = {name: value for name, value in taken.own.items() if name != "not_before"}
         caller = sender.caller
         owner = job.caller if caller.role is Role.OPERATOR else caller.name
@@ -145,7 +145,7 @@ class Submission:
         if asked.state_webhook_url is not None:
             await self.receivers.check(asked.state_webhook_url)
         await self.intake.inventory.fresh()
-        seen = _peeked(asked.endpoint, taken.payload, self.intake.inventory.foreign)
+        seen = await aside(len(taken.payload), _peeked, asked.endpoint, taken.payload, self.intake.inventory.foreign)
         target, hurry = self._target(sender.target), sender.number is not None
         ticket = await self.intake.ticket(asked.endpoint, taken.payload, seen, target, hurry=hurry)
         priority = sender.caller.priority(asked.priority, Priority.NORMAL)
@@ -217,6 +217,11 @@ def _taken(body: bytes) -> envelope.Envelope:
         raise Failure(Code.BAD_REQUEST, "the body is empty: send the job as a JSON object") from error
     except GoJSONError as error:
         raise Failure(Code.BAD_REQUEST, str(error)) from error
+
+
+def _opened(body: bytes) -> tuple[envelope.Envelope, str]:
+    """The body without foreman's own fields, and what tells it from another under the same key."""
+    return _taken(body), hashlib.sha256(body).hexdigest()
 
 
 def _peeked(endpoint: str, payload: bytes, foreign: frozenset[str]) -> Peek:

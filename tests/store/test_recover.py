@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import operator
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -139,6 +140,18 @@ class TestWorkers:
         assert await code_of(ground, waiting) == (State.CANCELLED, "caller_gone")
         assert await ground.queue.workers() == []
         assert await ground.queue.gateways() == []
+
+    async def test_alone_leaves_what_waits_for_no_caller_as_it_is(self, ground: Ground) -> None:
+        own = await ground.owner()
+        nobodys = {"surface": Surface.ASYNC, "gateway": None}
+        ran, waiting = await ground.submit(**nobodys), await ground.submit(**nobodys)
+        tonight = await ground.submit(**nobodys, not_before=time.time() + 3600)
+        assert (await ground.claim(own)).job.id == ran
+        assert await ground.queue.alone(["gpu1"]) == [ran]
+        assert not await ground.queue.transition(ran, 1, State.DONE, reason="zombie")
+        assert await ground.look.zrange(ground.key(k.LANE, "drain", "lane-a"), 0, -1) == [ran, waiting]
+        assert await ground.look.zrange(ground.key(k.DELAYED, "drain"), 0, -1) == [tonight]
+        assert (await ground.queue.counts()).queued == 3
 
 
 class TestGateways:

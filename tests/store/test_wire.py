@@ -229,7 +229,7 @@ async def test_its_name_is_looked_up_past_the_loops_own_threads() -> None:
 async def test_it_dials_on_whatever_a_dial_died_of(
     valkey: str, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    async with dialled(valkey) as wire:
+    async with dialled(valkey, patience=60) as wire:
         whole, left = Wire._greet, [error, error]
 
         async def greet(self: Wire, pipe: Any) -> None:

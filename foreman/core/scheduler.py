@@ -289,8 +289,6 @@ def _challengers(board: _Board) -> Iterator[tuple[LaneView, list[Resident] | Non
     """
     places, passed = list(board.target.residents), set[str]()
     for challenger in board.in_order(passed):
-        if challenger.model in passed:
-            continue
         twin = board.twin(challenger)
         if twin is None:
             yield challenger, places if len(board.target.residents) >= board.target.places else None

@@ -100,6 +100,10 @@ def test_lanes_that_wait_for_the_resident_of_their_own_model_are_passed_all_at_o
     assert index.reads <= 10
     assert choose(index, TargetView("t", 1, 2, residents[:1]), 10.0, POLICY).lane == "other"
     assert index.reads <= 20
+    for number in range(1000):
+        index.put(view(f"other{number}", 9001.0))
+    choose(index, TargetView("t", 1, 1, residents[:1]), 10.0, POLICY)
+    assert index.reads <= 30, "the only place is the model's own: nobody after it matters"
 
 
 def test_a_lane_whose_home_is_soon_done_with_it_is_in_neither_order():

@@ -9,7 +9,7 @@ from foreman.core.fairness import Policy
 from foreman.core.jobs import Priority
 from foreman.core.linger import linger
 from foreman.core.scheduler import choose
-from foreman.core.views import LaneView, Resident, TargetView
+from foreman.core.views import LaneView, Offer, Resident, TargetView
 
 POLICY = Policy()
 HIGH = Priority.HIGH
@@ -97,6 +97,30 @@ def test_a_crowd_that_waits_ends_it():
     assert isinstance(decide(100.0, idle(), waiting(depth=20)), Swap)
     others = [waiting(name=f"c{n}", depth=4) for n in range(10)]
     assert isinstance(decide(100.0, idle(), *others), Swap)
+
+
+def beside(resident, *lanes, other=("c", 200.0, 2), homes=()):
+    """With a second resident, that runs and has these jobs left: name, due, depth."""
+    name, due, depth = other
+    there = Resident(name, name, 90.0, 1)
+    queue = LaneView(name, name, due, HIGH, (0, 0, depth), service_seconds=3.0, homes=homes)
+    return choose([*lanes, queue], TargetView("t", 1, 2, (resident, there)), 100.0, POLICY)
+
+
+def test_what_another_resident_has_left_neither_waits_for_a_place_nor_has_a_turn():
+    assert beside(idle(), waiting(), other=("c", 200.0, 60)) == Linger("a", 101.25), "no crowd: it has its place"
+    home = (Offer("elsewhere", 0.01),)
+    crowd = waiting(depth=20)
+    assert isinstance(beside(idle(), crowd, other=("c", 200.0, 60), homes=home), Swap), (
+        "its jobs are not taken off twice"
+    )
+    late = idle(loaded_at=60.0)
+    assert beside(late, waiting(due=100.75), other=("c", 1.0, 2)) == Linger("a", 100.75)
+
+
+def test_of_two_that_linger_the_first_to_go_is_told():
+    both = idle(name="z"), idle(name="a", idle_since=99.5)
+    assert choose([waiting()], TargetView("t", 1, 2, both), 100.0, POLICY) == Linger("a", 100.75)
 
 
 def test_of_two_empty_residents_the_one_that_does_not_linger_goes():

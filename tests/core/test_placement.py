@@ -28,6 +28,7 @@ def test_a_lane_without_a_home_may_be_loaded_by_anybody():
 def test_a_second_home_comes_when_the_first_needs_more_than_three_loads_and_runs():
     home = (Offer("home", 5.0),)
     assert not may(lane(depth=7, homes=home)), "35 s are less than 3 × 13"
+    assert not may(lane(depth=7, service=5.0, load=20 / 3, homes=home)), "and 35 s no more than 35"
     assert may(lane(depth=8, homes=home))
 
 

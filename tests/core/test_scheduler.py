@@ -92,7 +92,8 @@ def test_a_stay_is_four_quanta_among_equals_and_one_for_a_higher_class(load, out
 
 
 def test_loads_that_take_no_time_leave_time_for_a_job_between_two_swaps():
-    assert quantum(0.0, 0.0, POLICY) > 0
+    assert quantum(0.0, 0.0, POLICY) == pytest.approx(4 * 0.2)
+    assert quantum(0.0, 8.0, POLICY) == quantum(8.0, 0.0, POLICY) == pytest.approx(4 * 4.1)
 
 
 @pytest.mark.parametrize("budget", [0.0, 1.0, -0.1, 1.5, math.nan])
@@ -224,6 +225,17 @@ def test_shared_slots_are_for_all_residents_together():
 def test_a_load_that_can_start_is_sent_before_the_others_drain():
     lanes = [lane("a", 10), lane("b", 20)]
     assert decide(lanes, target(held("a"), places=2)) == Swap("b", None, Reason.ROOM, cut=False)
+
+
+def test_an_empty_residents_place_is_taken_before_the_others_drain():
+    on = target(held("a"), held("c", running=1), slots=2, places=2)
+    assert decide([lane("b", 20), lane("c", 10)], on, 15) == Swap("b", "a", Reason.EMPTY, cut=False)
+
+
+def test_only_who_waits_for_a_place_outranks_a_resident():
+    lanes = [lane("a", 5, LOW), lane("c", 6, HIGH), lane("b", 20, LOW)]
+    on = target(held("a", running=1), held("c", running=1), places=2)
+    assert decide(lanes, on, 100) == Wait(128, Hold.STAY), "c has its place: among equals a stay is four quanta"
 
 
 # ------------------------------------------------------------------------------------------------ rule 7

@@ -1,14 +1,13 @@
 """Reading a request's body whole, within limits of size and patience.
 
 The APIs call me before they look at anything in a body: until it is read, a caller that leaves would go unseen. I
-refuse what is too large before it is in memory and what dribbles in; I look at no byte of it, but lend a thread to who looks
-at a large one: 64 MiB take a tenth of a second and more, in which no other caller would get a token.
+refuse what is too large before it is in memory and what dribbles in; I look at no byte of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiohttp import HttpVersion11, hdrs, web
@@ -16,14 +15,12 @@ from aiohttp.web_protocol import RequestPayloadError
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from foreman.core.errors import Code, Failure
-from foreman.protocols.gojson import LARGE
+from foreman.tasks import aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 EXPECTS: Final = web.RequestKey("expects", str)
 """The `Expect` of a request, lower case; where it has one."""
@@ -65,11 +62,6 @@ async def read_body(request: web.Request, limit: int, *, silence: float = SILENC
     return (
         pieces[0] if len(pieces) == 1 else await aside(size, b"".join, pieces)
     )  # which lets go of the interpreter's lock
-
-
-async def aside(size: int, work: Callable[..., T], *args: Any) -> T:
-    """What `work` makes of its arguments: here, or in a thread where a body of `size` bytes is large."""
-    return await asyncio.to_thread(work, *args) if size > LARGE else work(*args)
 
 
 def too_large(limit: int) -> Failure:

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from foreman.protocols.gojson import LARGE
-from foreman.web.body import aside
+from foreman.tasks import aside
 from foreman.web.calls import intake
 from foreman.web.jobs import submission
 

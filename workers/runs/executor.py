@@ -167,7 +167,7 @@ class Run:
                 )
                 self._outlet = await opened
             own_name, kind = self._context.own_name(self.claimed.canonical), self._context.target.kind
-            self._request = requests.upstream(self.claimed, kind, self._context.keep_alive, own_name)
+            self._request = await requests.upstream(self.claimed, kind, self._context.keep_alive, own_name)
         except Failure as failure:
             self._conclude(ends.failed(failure))
         except NoLinkError as error:

@@ -17,6 +17,7 @@ from foreman.core.targets import OPENAI
 from foreman.protocols import fold, paths, stream_field, translate
 from foreman.protocols.keep_alive import FOREVER_NS, insert_keep_alive, nanoseconds
 from foreman.protocols.ollama import peek
+from foreman.tasks import aside
 from foreman.upstream.client import Request
 from workers.runs.cutter import Cutter
 from workers.runs.translated import translated
@@ -53,8 +54,8 @@ class Upstream:
         return Cutter(self.endpoint, status, headers)
 
 
-def upstream(claimed: Claimed, kind: str, keep_alive: str, own_name: str | None) -> Upstream:
-    """Make the request.
+async def upstream(claimed: Claimed, kind: str, keep_alive: str, own_name: str | None) -> Upstream:
+    """Make the request; of a large body in a thread.
 
     Args:
         claimed: the job.
@@ -65,6 +66,10 @@ def upstream(claimed: Claimed, kind: str, keep_alive: str, own_name: str | None)
     Raises:
         Failure: BAD_REQUEST: the target's dialect has no word for a field.
     """
+    return await aside(len(claimed.request), _upstream, claimed, kind, keep_alive, own_name)
+
+
+def _upstream(claimed: Claimed, kind: str, keep_alive: str, own_name: str | None) -> Upstream:
     endpoint, body, stream = claimed.job.endpoint, claimed.request, claimed.stream
     if claimed.job.surface is Surface.ASYNC:
         stream = endpoint in fold.PATHS

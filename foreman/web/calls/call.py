@@ -17,7 +17,7 @@ from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, State, Surface
 from foreman.store.errors import StoreUnavailableError
 from foreman.store.records import NewJob
-from foreman.web.body import aside
+from foreman.tasks import aside
 from foreman.web.calls import wishes
 from foreman.web.calls.manner import Manner
 from foreman.web.calls.relay import Phase, Relay

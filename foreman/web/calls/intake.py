@@ -15,8 +15,9 @@ from foreman.core.jobs import Slot
 from foreman.protocols import paths
 from foreman.protocols.ollama import peek
 from foreman.protocols.words import not_found_message
+from foreman.tasks import aside
 from foreman.web.auth import Role
-from foreman.web.body import aside, read_body
+from foreman.web.body import read_body
 from foreman.web.calls import wishes
 from foreman.web.calls.call import WRAPPED, Ticket
 from foreman.web.dialect import Dialect

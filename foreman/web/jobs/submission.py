@@ -21,8 +21,8 @@ from foreman.protocols import envelope, job_object
 from foreman.protocols.goscan import EmptyBodyError, GoJSONError
 from foreman.protocols.job_request import ENDPOINTS, OWN, check, wrong
 from foreman.protocols.ollama import peek
+from foreman.tasks import aside
 from foreman.web.auth import Role
-from foreman.web.body import aside
 from foreman.web.pool.outlook import Outlook
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ once. The message always says what to do next.
 from __future__ import annotations
 
 import enum
+import re
 from typing import Any, Final
 
 
@@ -90,3 +91,19 @@ class Failure(Exception):  # noqa: N818 - a failure is a value of the domain fir
     def as_dict(self) -> dict[str, Any]:
         """`{"code", "message", "retryable"}`: the `error` of a job object."""
         return {"code": str(self.code), "message": self.message, "retryable": self.retryable}
+
+
+def answered(status: int, words: str | None = None) -> Failure:
+    """A target's own refusal. A job keeps of it what its message says: the status stands there, for `status_answered`."""
+    return Failure(
+        Code.UPSTREAM_ERROR, f"the target answered {status}" + (f": {words}" if words else ""), status=status
+    )
+
+
+def status_answered(message: str) -> int | None:
+    """The status that a target refused a job with, from the message that `answered` made; None where it gave none."""
+    found = _ANSWERED.match(message)
+    return None if found is None else int(found[1])
+
+
+_ANSWERED: Final = re.compile(r"the target answered ([45][0-9]{2})(?:: |$)")

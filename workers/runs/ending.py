@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from foreman.core.errors import Code, Failure
+from foreman.core.errors import Code, Failure, answered
 from foreman.link.channel import Framing
 from foreman.protocols import anthropic, ndjson, openai, sse
 
@@ -47,8 +47,7 @@ class Ending:
 def refused(status: int, body: bytes) -> Ending:
     """The target answered, but not with a 2xx, and the caller got that answer as it was."""
     words = openai.message_in(body)
-    said = f": {words[:_WORDS]}" if words else ""
-    return Ending(Failure(Code.UPSTREAM_ERROR, f"the target answered {status}{said}", status=status), told=True)
+    return Ending(answered(status, words and words[:_WORDS]), told=True)
 
 
 def told(words: str) -> Ending:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from foreman.core.errors import Code, Failure
+from foreman.core.errors import Code, Failure, status_answered
 from foreman.core.jobs import TERMINAL, State
 from foreman.store.errors import StoreUnavailableError
 from foreman.web.calls.relay import Phase
@@ -286,7 +286,8 @@ def ended_as(state: State, error: dict[str, object] | None) -> Failure:
         code = Code.CANCELLED if state is State.CANCELLED else Code.INTERRUPTED
     if code is Code.CALLER_GONE:  # said of a caller that still listens: this gateway was asleep and taken for dead
         return Failure(Code.INTERRUPTED, "this gateway was taken for dead while it slept: send the request again")
-    return Failure(code, str((error or {}).get("message") or f"the job was {state}"))
+    words = str((error or {}).get("message") or f"the job was {state}")
+    return Failure(code, words, status=status_answered(words) if code is Code.UPSTREAM_ERROR else None)
 
 
 def _unreachable(down: TargetStatus | bool) -> Failure:

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from foreman.core.errors import answered
 from foreman.core.jobs import Slot, State
 from foreman.store.answers import Answer
 from tests.web.conftest import wait_until
@@ -239,6 +240,18 @@ async def test_a_failed_job_says_why(gateway, worker, dial):
     reply = await caller.get(f"/jobs/{run.job.id}/stream")
     assert (reply.status, reply.header("X-Foreman-Error")) == (504, "stalled")
     assert reply.json()["error"]["message"] == "silent for 5 s"
+
+
+@pytest.mark.parametrize(("status", "words"), [(400, "no tools here"), (404, "gone"), (500, None)])
+async def test_a_refused_job_says_so_by_its_targets_status(gateway, worker, dial, status, words):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT, **KEY)
+    run = await worker.claim()
+    await run.failed(answered(status, words))
+    await caller.reply()
+    reply = await caller.get(f"/jobs/{run.job.id}/stream")
+    assert (reply.status, reply.header("X-Foreman-Error")) == (status, "upstream_error")
+    assert (words or str(status)) in reply.json()["error"]["message"]
 
 
 async def test_attaching_to_a_running_job_asks_its_worker_and_leaves_out_what_is_known(gateway, worker, dial):

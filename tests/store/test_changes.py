@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
+import pytest
+
+from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Slot, State
 from foreman.store.operators import Kind
 
@@ -76,6 +80,40 @@ async def test_jobs_pinned_to_another_target_block_nobody_however_many(ground) -
     assert claimed.job.id == wanted
     assert [facts.head_target_only for facts in (await ground.queue.survey(Slot.DRAIN)).lanes] == ["dead"]
     assert await ground.queue.claim(own, "a", Slot.DRAIN, State.WORKING) is None
+
+
+async def test_whether_all_of_a_lane_asked_for_one_target_is_known_whatever_happens_to_its_jobs(ground) -> None:
+    own, chance = await ground.owner(), random.Random(7)
+    waiting: list[str] = []
+    for _ in range(150):
+        what = chance.choice(["submit", "submit", "claim", "back", "cancel"])
+        if what == "submit":
+            waiting.append(await ground.submit(lane="a", target_only=chance.choice([None, "gpu1", "gpu1", "gpu2"])))
+        elif what == "cancel" and waiting:
+            await ground.queue.cancel(waiting.pop(chance.randrange(len(waiting))), Failure(Code.CANCELLED, "x"))
+        elif claimed := await ground.queue.claim(own, "a", Slot.DRAIN, State.WORKING):
+            if what == "back":
+                await ground.queue.hand_back(claimed.job.id, claimed.job.epoch, reason="test", failure=None)
+            else:
+                waiting.remove(claimed.job.id)
+        jobs = [await ground.queue.get(job_id) for job_id in waiting]
+        asked = {job.target_only for job in jobs if job is not None and job.state is State.QUEUED}
+        found = [facts.head_target_only for facts in (await ground.queue.survey(Slot.DRAIN)).lanes]
+        assert found == ([asked.pop() if len(asked) == 1 else None] if asked else [])
+
+
+@pytest.mark.parametrize("ground", ["valkey"], indirect=True)
+async def test_a_look_at_a_lane_costs_the_same_however_many_asked_for_one_target(ground) -> None:
+    async def reads() -> int:
+        return (await ground.look.info("commandstats")).get("cmdstat_hget", {}).get("calls", 0)
+
+    ground.store.queue._limits = replace(ground.store.queue._limits, max_queue=1000)
+    for _ in range(60):
+        await ground.submit(lane="a", target_only="gpu1")
+    before = await reads()
+    [facts] = (await ground.queue.survey(Slot.DRAIN)).lanes
+    assert facts.head_target_only == "gpu1"
+    assert await reads() - before < 10
 
 
 async def test_what_was_learned_is_kept_until_it_is_forgotten(ground) -> None:

@@ -8,6 +8,12 @@ local function changed(slot, lane)
   if slot == 'drain' then redis.call('XADD', k_changes(slot), 'MAXLEN', '~', CHANGES, '*', 'lane', lane) end
 end
 
+-- So many more jobs of a lane asked for one target, where this one did: whether all of them did, only_of knows by that.
+local function count_pinned(facts, id, by)
+  local only = redis.call('HGET', k_job(id), 'target_only')
+  if only then redis.call('HINCRBY', facts, 'only:' .. only, by) end
+end
+
 -- The job's hash must stand: the first job of a lane brings the lane's facts.
 local function lane_put(id, slot, lane, priority, due)
   local facts = k_facts(slot, lane)
@@ -18,9 +24,10 @@ local function lane_put(id, slot, lane, priority, due)
     local v = redis.call('HMGET', k_job(id), 'canonical', 'digest', 'options')
     local added = redis.call('HSET', facts, 'model', v[1] or '', 'digest', v[2] or '', 'options', v[3] or '', 'n' .. priority, 1)
     if added < 4 then redis.call('PERSIST', facts) end -- some stood there: of a lane that was cut, they have a TTL
-    return
+  else
+    redis.call('HINCRBY', facts, 'n' .. priority, 1)
   end
-  redis.call('HINCRBY', facts, 'n' .. priority, 1)
+  count_pinned(facts, id, 1)
 end
 
 -- priority: false for a job whose record was lost.
@@ -34,5 +41,8 @@ local function lane_take(id, slot, lane, priority)
     if not redis.call('HGET', facts, 'cut') then return redis.call('DEL', facts) end
     redis.call('PEXPIRE', facts, FACTS_MS)
   end
-  if priority then redis.call('HINCRBY', facts, 'n' .. priority, -1) end
+  if priority then
+    redis.call('HINCRBY', facts, 'n' .. priority, -1)
+    count_pinned(facts, id, -1)
+  end
 end

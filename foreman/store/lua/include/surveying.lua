@@ -3,13 +3,9 @@
 
 -- The target that alone may take what waits in a lane; '' where some of it may run elsewhere too.
 local function only_of(slot, lane, only)
-  if not only or only == '' then return '' end
-  for first = 1, redis.call('ZCARD', k_lane(slot, lane)), 100 do
-    for _, id in ipairs(redis.call('ZRANGE', k_lane(slot, lane), first, first + 99)) do
-      if redis.call('HGET', k_job(id), 'target_only') ~= only then return '' end
-    end
-  end
-  return only
+  if not only then return '' end
+  local asked = tonumber(redis.call('HGET', k_facts(slot, lane), 'only:' .. only) or '0')
+  return asked == redis.call('ZCARD', k_lane(slot, lane)) and only or ''
 end
 
 -- Returns {lane, head id, head due ms, head class, head created ms, its only target or '', facts flat…}; {lane} where

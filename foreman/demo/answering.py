@@ -21,7 +21,7 @@ from .engine import Engine, EngineError, Pace, Turn
 from .faults import RUNNER_DIED, Kind, Plan
 from .golang import NANOSECONDS
 from .reply import BrokenRunnerError, CleanEndError, Reply
-from .speech import embedding, mark, speak
+from .speech import Speech, embedding, mark, speak
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .asks import Ask
     from .dialects import Dialect
     from .ledger import Ledger, Seen
-    from .speech import Speech
 
 FAST_BUFFER: Final = 1 << 20
 """Bytes that wait for a slow reader before the fast path stops making more."""
@@ -67,9 +66,18 @@ class Answering:
         try:
             async with self.engine.lease(ask.model, ask.options, ask.keep_alive_ns, seen) as runner:
                 leased = _now()
-                if ask.empty:
-                    assert isinstance(dialect, Native)
+                if ask.empty and isinstance(dialect, Native):
                     return await reply.whole(200, JSON_UTF8, dialect.single("load"))
+                if ask.empty:  # the middleware of a /v1 path translates it like any other answer
+                    nothing, none = Speech([], "load"), Stats(load=_ns(leased - began))
+                    units = (
+                        [*dialect.begin(), *dialect.end(nothing, none)]
+                        if ask.stream
+                        else [dialect.whole(nothing, none)]
+                    )
+                    return await reply.whole(
+                        200, dialect.stream_type if ask.stream else dialect.whole_type, b"".join(units)
+                    )
                 if ask.render_only and isinstance(dialect, NativeChat | NativeGenerate):
                     return await reply.whole(200, JSON_UTF8, dialect.rendered())
                 self.ledger.phase(seen, "waiting")

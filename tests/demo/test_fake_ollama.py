@@ -173,6 +173,15 @@ async def test_repeatable_answers_are_equal_byte_for_byte():
             assert (await post(fake, path, body)).chunks == (await post(fake, path, body)).chunks
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_responses_without_input_load_the_model_and_say_nothing(fake: FakeOllama, stream):
+    reply = await post(fake, "/v1/responses", {"model": "beta", "stream": stream})
+    assert reply.status == 200
+    said = _events(reply.body)[-1]["response"] if stream else json.loads(reply.body)
+    assert (said["status"], said["output"][0]["content"][0]["text"]) == ("completed", "")
+    assert fake.residents == ["beta:latest"]
+
+
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/responses", "/v1/messages"])
 async def test_fast_streams_say_the_same(path: str):
     slow_fast = []

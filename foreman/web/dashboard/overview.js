@@ -115,10 +115,10 @@ function run(job) {
 	const speed = job.tokens_per_second;
 	const reads = job.state === "working" && job.slot === "drain" && !job.tokens;
 	return h("li", { class: colour(job.lane), key: job.job_id },
-		h("i"), lane(job.lane), state(job.state, reads ? "prefill" : job.state), h("span", { class: "n", title: job.since }, span(since(job.since, now()))),
+		h("i"), lane(job.lane), h("div", {}, spark(speeds.get(job.job_id)), state(job.state, reads ? "prefill" : job.state)), h("span", { class: "n", title: job.since }, span(since(job.since, now()))),
 		h("p", {}, h("a", { class: "id", href: `/ui/jobs/${job.job_id}`, title: job.endpoint }, shortId(job.job_id)),
 			job.caller && name(job.caller, { class: "name soft" }),
-			h("span", {}, spark(speeds.get(job.job_id)), speed ? [h("b", {}, speed.toFixed(1)), " tok/s"] : "", job.tokens ? h("small", {}, ` ${count(job.tokens)} tokens`) : "")));
+			h("span", {}, speed ? [h("b", {}, speed.toFixed(1)), " tok/s"] : "", job.tokens ? h("small", {}, ` ${count(job.tokens)} tokens`) : "")));
 }
 
 function spark(values) {

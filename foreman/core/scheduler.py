@@ -298,8 +298,6 @@ def _challengers(board: _Board) -> Iterator[tuple[LaneView, list[Resident] | Non
             return
         places.remove(twin)
         passed.add(challenger.model)
-        if not places and len(board.target.residents) >= board.target.places:
-            return
 
 
 def _next_drain(board: _Board, victim: str | None) -> str | None:

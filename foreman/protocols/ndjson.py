@@ -103,7 +103,11 @@ def tokens_of(line: bytes) -> dict[str, int]:
 
     Each is there only where the line has it: Ollama leaves zeros out.
     """
-    said = object_in(line)
+    return counts_in(object_in(line))
+
+
+def counts_in(said: dict[str, Any]) -> dict[str, int]:
+    """The same of an object that is read already."""
     found = {_COUNTS.get(key, key): said.get(key) for key in (*_COUNTS, *_DURATIONS)}
     return {name: value for name, value in found.items() if isinstance(value, int) and not isinstance(value, bool)}
 

@@ -1,5 +1,7 @@
 """How a run ends, and what the last bytes of an answer say of it. Pure."""
 
+import json
+
 import pytest
 
 from foreman.core.errors import Code
@@ -137,6 +139,26 @@ def test_usage_is_read_from_the_end(framing, previous, last, counts):
         counts if isinstance(counts, dict) else dict(zip(("prompt_tokens", "completion_tokens"), counts, strict=True))
     )
     assert ending.usage(framing, previous, last) == want
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "counts"),
+    [
+        ("/api/chat", b'{"done":true,"prompt_eval_count":3,"eval_count":5}', (3, 5)),
+        ("/v1/chat/completions", b'{"usage":{"prompt_tokens":4,"completion_tokens":6}}', (4, 6)),
+        ("/v1/messages", b"[1]", ()),
+    ],
+)
+def test_an_unstreamed_answer_is_read_once_for_its_end_and_its_usage(monkeypatch, endpoint, body, counts):
+    read = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda text: read.append(text) or loads(text))
+    cutter = Cutter(endpoint, 200, (("Content-Type", "application/json"),))
+    cutter.feed(body)
+    cutter.rest()
+    assert cutter.ending() == ending.Ending(usage=cutter.usage())
+    assert cutter.usage() == dict(zip(("prompt_tokens", "completion_tokens"), counts, strict=False))
+    assert len(read) == 1
 
 
 def test_framing_goes_by_content_type_and_never_into_what_is_compressed():

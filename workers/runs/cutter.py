@@ -23,7 +23,7 @@ UNIT_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of one line or event. (Ollama's Go client takes 8 MB.)"""
 RAW_PIECE: Final = 64 * 1024
 _KEPT: Final = 256 * 1024
-"""Bytes of an unstreamed body that are kept for its usage."""
+"""Bytes of an unstreamed body that are kept for its verdict and its usage, for which it is read once."""
 _FRAMINGS: Final = {"application/x-ndjson": Framing.NDJSON, "text/event-stream": Framing.SSE}
 
 
@@ -83,6 +83,7 @@ class Cutter:
             self._splitter = ndjson.Splitter(UNIT_LIMIT)
         elif self.head.framing is Framing.SSE:
             self._splitter = sse.Splitter(UNIT_LIMIT)
+        self._usage: dict[str, int] | None = None
         self._kept = bytearray()
         self._keeping = self._splitter is None and not _compressed(headers)
         """The whole body is at hand so far."""
@@ -117,11 +118,15 @@ class Cutter:
         if self.head.status >= 300:  # a redirect is not followed, and no answer
             return ending.refused(self.head.status, self._last)
         if self._keeping:
-            return ending.whole(self._endpoint, self._last)
+            verdict = ending.whole(self._endpoint, self._last)
+            self._usage = verdict.usage
+            return verdict
         return ending.ending(self._endpoint, self.head.framing, self._previous, self._last)
 
     def usage(self) -> dict[str, int]:
         """See `Cutting`."""
+        if self._usage is not None:
+            return self._usage
         return ending.usage(self.head.framing, self._previous, self._last)
 
     def _raw(self, data: bytes) -> Sequence[bytes]:

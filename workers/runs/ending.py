@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from foreman.core.errors import Code, Failure, answered
 from foreman.link.channel import Framing
@@ -32,6 +32,7 @@ _WORDS: Final = 500
 """Characters of a target's error message that are kept."""
 _SHOWN: Final = 60
 """Bytes of an answer that was none that are shown."""
+_NO_JSON: Final = object()
 _LOST: Final = "the target met an error in mid-answer and lost its words (Ollama does so on /v1); its log has them"
 
 
@@ -42,6 +43,8 @@ class Ending:
     failure: Failure | None = None
     told: bool = False
     """The caller has the target's own words for the failure already."""
+    usage: dict[str, int] | None = None
+    """What it counts, where it was read whole to judge it; None: ask `usage`."""
 
 
 def refused(status: int, body: bytes) -> Ending:
@@ -73,7 +76,12 @@ def ending(endpoint: str, framing: Framing, previous: bytes, last: bytes) -> End
 
 def whole(endpoint: str, body: bytes) -> Ending:
     """Judge the whole body of an answer without streaming, whole by its HTTP framing too."""
-    if endpoint not in _OBJECTS or _is_json(body) or _is_stream(endpoint, body):
+    if endpoint not in _OBJECTS:
+        return Ending()
+    said = _read(body)
+    if said is not _NO_JSON:
+        return Ending(usage=_counts(said) if isinstance(said, dict) else {})
+    if _is_stream(endpoint, body):
         return Ending()
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
         return _cut("the closing brace of its JSON object")
@@ -113,8 +121,12 @@ def usage(framing: Framing, previous: bytes, last: bytes) -> dict[str, int]:
     if framing is Framing.SSE:
         found = (openai.usage_of(sse.payload(event) or {}) for event in (last, previous))
         return next((counts for counts in found if counts), {})
-    native = {name: count for name, count in ndjson.tokens_of(last).items() if name.endswith("_tokens")}
-    return native or openai.usage_of(ndjson.object_in(last))
+    return _counts(ndjson.object_in(last))
+
+
+def _counts(said: dict[str, Any]) -> dict[str, int]:
+    native = {name: count for name, count in ndjson.counts_in(said).items() if name.endswith("_tokens")}
+    return native or openai.usage_of(said)
 
 
 def _is_stream(endpoint: str, body: bytes) -> bool:
@@ -125,9 +137,8 @@ def _is_stream(endpoint: str, body: bytes) -> bool:
     return _EVENTS[endpoint][1](text.rpartition(b"\n\n")[2] + b"\n\n")
 
 
-def _is_json(text: bytes) -> bool:
+def _read(text: bytes) -> Any:
     try:
-        json.loads(text.decode(errors="replace"))
+        return json.loads(text.decode(errors="replace"))
     except (ValueError, RecursionError):
-        return False
-    return True
+        return _NO_JSON

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LANES: Final = 200
 """Rows of the lanes' table at most."""
+AWAY: Final = "Calls get 503 meanwhile, nothing is lost: see that the store runs, and that FOREMAN_REDIS_URL names it"
 _NO_JOBS: Final = {"queued": 0, "loading": 0, "working": 0, "done": 0, "failed": 0, "cancelled": 0}
 
 
@@ -74,7 +75,7 @@ class Snapshots:
             }
             away = {
                 "store": {"status": "unavailable", "latency_ms": None, "error": error.message},
-                "reasons": [f"the store does not answer: {error.message}", _age(last["as_of"])],
+                "reasons": [f"{error.message} {AWAY}", _age(last["as_of"])],
             }
             return base | last | away | {"now": stamp(time.time())}  # it may have taken seconds to find out
         self._last = {name: value for name, value in seen.items() if name != "store"} | {"as_of": base["now"]}

@@ -214,13 +214,15 @@ def _room(state: dict[str, Any]) -> list[Finding]:
 
 
 async def _store(settings: Settings, *, running: bool) -> list[Finding]:
-    """The store: can it be had, and is it one that loses nothing? A running foreman's folder may be closed to us."""
+    """The store: can it be had, and is it one that loses nothing? A running foreman's folder may be another, or closed to us."""
     if settings.redis_url is None:
         try:
             binary = await asyncio.to_thread(find_binary)
         except StoreRefusedError as error:
             return [Finding(Level.PROBLEM, "store", str(error), "or set FOREMAN_REDIS_URL")]
-        if not running and not _can_hold(settings.data_dir):
+        if running:
+            return [Finding(Level.OK, "store", f"the embedded one ({binary})")]
+        if not _can_hold(settings.data_dir):
             sentence = f"the data directory {settings.data_dir} can't be made or written to by this user"
             return [Finding(Level.PROBLEM, "store", sentence, "set FOREMAN_DATA_DIR to a folder of yours")]
         return [Finding(Level.OK, "store", f"the embedded one ({binary}), its data in {settings.data_dir}")]

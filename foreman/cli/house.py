@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-FILES: Final = 65536
-"""Open files that are enough for anybody: callers, links, targets' connections."""
+FILES: Final = (65536, 10240)
+"""Open files that are enough for anybody (callers, links, targets' connections), and what macOS bears in any case."""
 
 
 class House:
@@ -241,10 +241,13 @@ def until_told(main: Coroutine[Any, Any, None]) -> None:
 def _more_files() -> None:
     """Let so many files be open as the system lets us: most often 1024 are allowed, and each waiting caller is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    for many in FILES:
+        wanted = many if hard == resource.RLIM_INFINITY else min(hard, many)
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return
         with contextlib.suppress(OSError, ValueError):  # macOS has a bound below the one it tells
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
 
 
 async def _watched(main: Coroutine[Any, Any, None]) -> None:

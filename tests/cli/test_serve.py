@@ -181,10 +181,25 @@ def test_it_lets_itself_have_as_many_files_open_as_it_may():
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
         house._more_files()
-        most = hard if hard != resource.RLIM_INFINITY else house.FILES
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (max(few, min(most, house.FILES)), hard)
+        enough = house.FILES[0]
+        most = hard if hard != resource.RLIM_INFINITY else enough
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (max(few, min(most, enough)), hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_where_so_many_are_refused_it_takes_fewer(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def refuses(_: int, limits: tuple[int, int]) -> None:
+        asked.append(limits)
+        if limits[0] > 20000:
+            raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuses)
+    house._more_files()
+    assert asked == [(many, resource.RLIM_INFINITY) for many in house.FILES]
 
 
 async def test_unknown_variables_get_a_warning(tmp_path: Path):

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from foreman.store.wire import Connection
 
 BATCH: Final = 500
-"""Receivers, or deliveries, that one step looks at."""
+"""Deliveries that one step looks at."""
+LOOKED_AT: Final = 100
+"""Receivers that one step looks at: some ten milliseconds of the store's, in which nobody else gets an answer."""
 RECEIVERS: Final = 100
 """Receivers in a list, unless more are asked for."""
 _ID: Final = "evt_"
@@ -269,7 +271,7 @@ class Deliveries:
 
     async def call(self) -> list[str]:
         """Hand out what has come due at the receivers; the deliveries whose attempts were lost, now in line again."""
-        return [delivery.decode() for delivery in await self._script("call", BATCH)]
+        return [delivery.decode() for delivery in await self._script("call", LOOKED_AT)]
 
     async def sweep(self, pace: Pace) -> list[str]:
         """Give those a last attempt that broken receivers have put off for as long as their schedule takes."""

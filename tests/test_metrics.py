@@ -99,6 +99,28 @@ def test_names_are_those_that_come_out() -> None:
     assert {key[0] for key in samples(pool)} == metrics.names()
 
 
+PROMISED = {
+    "foreman_jobs_total": {"state", "endpoint"},
+    "foreman_lane_depth": {"lane"},
+    "foreman_oldest_wait_seconds": {"lane"},
+    **{f"foreman_{what}_seconds_bucket": {"le"} for what in ("queue_wait", "load", "ttft", "tpot")},
+    "foreman_tokens_total": {"kind"},
+    "foreman_swaps_total": {"target", "reason"},
+    "foreman_webhook_attempts_total": {"outcome"},
+}
+
+
+def test_dashboards_of_others_find_what_was_promised() -> None:
+    """docs/api.md promises these names and labels for good."""
+    target, lane = metrics.Target("gpu1", "up", 0, 0.0), metrics.Lane("a", 1, 1.0)
+    pool = dataclasses.replace(EMPTY, targets=[target], lanes=[lane], lanes_jobs=1, endpoints=frozenset({"/api/chat"}))
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(metrics.render(GATEWAY, pool).decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    assert {name: found.get(name) for name in PROMISED} == PROMISED
+
+
 def test_the_docs_tell_of_every_metric_and_of_no_other() -> None:
     text = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
     told = {name for name in re.findall(r"`(foreman_[a-z_]+)`", text) if not name.endswith("_")}

@@ -17,6 +17,9 @@ from tests.web.conftest import wait_until
 
 JOB = {"model": "m", "messages": []}
 
+PACE = min(feed.EVERY, feed.CALM)
+"""Seconds between two events at least, before the tests hurry it."""
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
@@ -192,6 +195,10 @@ async def test_while_it_is_calm_no_look_is_whole(gateway, worker, listen, dial, 
         f"/ops/lanes/{quote(lane, safe='')}/resume", b""
     )  # a deed done here waits for no pace
     await listener.until(lambda state: not state["lanes"][0]["paused"])
+
+
+def test_a_page_hears_twice_a_second_at_most():
+    assert PACE >= 0.5
 
 
 async def test_nobody_listens_nobody_looks(gateway, worker, listen) -> None:

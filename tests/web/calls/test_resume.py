@@ -185,12 +185,16 @@ async def test_from_any_byte_of_a_kept_answer(gateway, worker, dial, form):
         reply = await caller.get(f"/jobs/{job_id}/stream?offset={offset}", **headers)
         assert (reply.status, reply.body) == (200, whole[offset:]), offset
         assert reply.header("X-Foreman-Job-Id") == job_id
+    reply = await caller.get(f"/jobs/{job_id}/stream?offset=000{len(whole)}", **headers)
+    assert (reply.status, reply.body) == (200, b"")
+    for past in ("9" * 19, "9" * 20_000):
+        assert (await caller.get(f"/jobs/{job_id}/stream?offset={past}", **headers)).status == 416
     reply = await caller.get(f"/jobs/{job_id}/stream?offset={len(whole) + 1}", **headers)
     assert reply.status == 416
     assert reply.json()["error"]["code"] == "bad_request"
 
 
-@pytest.mark.parametrize("offset", ["-1", "x", "1.5", "", "+1", "1" * 30])
+@pytest.mark.parametrize("offset", ["-1", "x", "1.5", "", "+1", "NaN", "\u0663"])
 async def test_an_offset_that_is_none(gateway, worker, dial, offset):
     job_id = await finished(gateway, worker, dial)
     reply = await (await dial(gateway)).get(f"/jobs/{job_id}/stream?offset={offset}")

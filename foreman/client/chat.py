@@ -35,7 +35,7 @@ _CANCEL_WITHIN: Final = 3.0
 SILENCE: Final = 20.0
 """Seconds beyond ten heartbeats after which a silent connection is a lost one, whatever TCP says."""
 _NOT_HERE: Final = frozenset({404, 409, 410, 416})
-"""Statuses of `GET /jobs/{id}/stream` where nothing is left to resume."""
+"""Statuses of `GET /jobs/{id}/stream` where nothing is left to resume; with another code they say how the job ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Chat:
                             yield delta
                 except ForemanError as error:
                     await self._name(error)
-                    gone = resume and error.status in _NOT_HERE
+                    gone = resume and error.status in _NOT_HERE and error.code in {None, Code.BAD_REQUEST}
                     pause = 0.0 if gone else self._bears(error, patience)
                     if pause is None:
                         self.over = isinstance(error, LostError) or not self._taken

@@ -189,6 +189,16 @@ async def test_where_nothing_is_left_to_resume_the_same_key_reads_over_what_it_h
     assert gateway.keys[0] == gateway.keys[2]
 
 
+async def test_what_was_cancelled_meanwhile_is_not_run_anew():
+    error = b'{"error":{"code":"cancelled","message":"cancelled by who keeps this shop","retryable":false}}'
+    cancelled = Reply((error,), 410, None, {"X-Foreman-Error": "cancelled"})
+    async with served(Reply((*EVENTS[:2], CUT)), cancelled) as gateway:
+        with pytest.raises(ForemanError, match="keeps this shop") as said:
+            await ask(gateway.url)
+    assert (said.value.code, said.value.retryable) == ("cancelled", False)
+    assert [method for method, _ in gateway.asked] == ["POST", "GET", "DELETE"]
+
+
 LOST = b'data: {"error":{"message":"the worker was lost","code":"interrupted"}}\n\n'
 
 

@@ -226,7 +226,7 @@ class Call {
 		const after = Number.parseFloat(reply.headers.get('Retry-After'))
 		const retryable = error?.retryable ?? (code === null ? [502, 503, 504].includes(reply.status) : RETRYABLE.has(code))
 		const failure = this.error(String(said), { status: reply.status, code, retryable, retryAfter: Number.isFinite(after) ? Math.min(after, LONGEST_PAUSE) : null })
-		failure.notHere = resume && [404, 409, 410, 416].includes(reply.status)
+		failure.notHere = resume && [404, 409, 410, 416].includes(reply.status) && (code === null || code === 'bad_request')
 		return failure
 	}
 

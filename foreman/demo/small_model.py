@@ -54,7 +54,7 @@ def why_not(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
         if not re.search(r"^flags\s*:.*\bavx2\b", cpuinfo.read_text(), re.MULTILINE):
             return "the small model's server needs a CPU with AVX2, and this one has none"
     if importlib.util.find_spec("xllamacpp") is None:
-        return "xllamacpp is not installed: pip install 'foreman-gateway[demo]'"
+        return "xllamacpp is not installed: pip install xllamacpp (into the same environment)"
     return None
 
 

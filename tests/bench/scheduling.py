@@ -19,12 +19,12 @@ from foreman.core.jobs import Priority
 from foreman.core.scheduler import choose
 from foreman.core.views import LaneView, Offer, Resident, TargetView
 from foreman.settings import DUE_AFTER
-from foreman.simulate.foretold import Foreteller
 from foreman.simulate.report import Report
 from foreman.simulate.run import FOREMAN, POLICIES, simulate
 from foreman.simulate.trace import read
 from foreman.simulate.workloads import WORKLOADS, two_lanes, workload
 from foreman.simulate.world import REFERENCE_WAITS, World
+from tests.bench.foretold import Foreteller
 from tests.bench.optimum import agents_optimum, open_optimum, small_agents_trace, small_open_trace
 
 SEEDS = range(1, 6)

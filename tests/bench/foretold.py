@@ -1,6 +1,6 @@
 """How honest the forecast is: each job's first ETA beside the wait that it had.
 
-The benches run me over traces; nothing decides by what I say.
+scheduling.py runs me over traces; nothing decides by what I say.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def terminal():
     return Terminal()
 
 
-@pytest.mark.parametrize("leave", ["q", signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=str)
+@pytest.mark.parametrize("leave", ["q", signal.SIGINT, signal.SIGTERM], ids=str)
 async def test_however_one_leaves_the_terminal_is_as_it_was(
     house: House, tmp_path: Path, terminal: Terminal, leave: str | signal.Signals
 ) -> None:

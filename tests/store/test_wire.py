@@ -15,6 +15,7 @@ import pytest
 import uvloop
 
 from foreman.hosts import Hosts
+from foreman.store import wire as wire_module
 from foreman.store.client import locator, redis_client
 from foreman.store.embedded import EmbeddedServer
 from foreman.store.errors import ScriptError, StoreUnavailableError
@@ -101,6 +102,31 @@ async def test_bytes_pass_unharmed_in_any_size(valkey: str, pool: str) -> None:
         for blob in (b"", b"\r\n$-1\r\n", bytes(range(256)) * 20_000):
             await wire.command("SET", key, blob, "PX", 60_000)
             assert await wire.command("GET", key) == blob
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+async def test_a_request_of_megabytes_is_sent_uncopied_among_others(
+    valkey: str, monkeypatch: pytest.MonkeyPatch, run
+) -> None:
+    big = bytes(range(256)) * 20_000
+    args = (big, "", b"", "\u00e9", 7, 0.5, *(f"{number}" for number in range(30)), b"\r\n$-1\r\n", big)
+
+    async def main() -> None:
+        async with dialled(valkey) as wire:
+            assert wire._pipe is not None
+            pack, packed = wire_module.hiredis.pack_command, []
+            monkeypatch.setattr(wire_module.hiredis, "pack_command", lambda args: packed.extend(args) or pack(args))
+            before, echoed, after = await asyncio.gather(
+                wire.command("ECHO", "before"),
+                wire.command("EVAL", "return ARGV", 0, *args),
+                wire.command("ECHO", "after"),
+            )
+            assert (before, after) == (b"before", b"after")
+            assert echoed == [arg if isinstance(arg, bytes) else f"{arg}".encode() for arg in args]
+            assert big not in packed
+            assert await wire.command("ECHO", "later") == b"later"
+
+    await asyncio.to_thread(run, main())
 
 
 async def test_a_cancelled_command_does_not_shift_the_replies(valkey: str) -> None:

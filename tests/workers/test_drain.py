@@ -147,6 +147,23 @@ async def test_a_refused_preload_is_nobodys_answer_and_three_hold_the_lane(ollam
     await fourth.ended()
 
 
+async def test_a_lane_whose_load_never_ends_lets_others_pass(ollama, floor):
+    """Each of its jobs would hold the target for all that a load may take, one after another: they are due first."""
+    fake = await ollama(["a", "b"], max_loaded=1)
+    here = await floor(gpu=fake)
+    fake.gate(at="load", model="a")
+    loader = here.worker.targets["gpu"].loader
+    patience, loader._patience = loader._patience, 0.2
+    first, behind = await here.submit("a"), await here.submit("a")
+    assert (await here.final(first)).error["code"] == "stalled"
+    loader._patience = patience
+    assert loader.held_until("a:latest") > loader._clock.now() + 20
+    await (await here.submit("b")).ended()
+    assert (await here.job(behind)).state is State.QUEUED
+    loader._held_until.clear()
+    await behind.ended()
+
+
 async def test_never_a_second_lane_while_the_first_has_calls_in_flight(ollama, floor):
     fake = await ollama(["a", "b"], max_loaded=1)
     here = await floor(gpu=fake, due_after="high=10ms", swap_budget="0.9")

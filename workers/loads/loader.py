@@ -2,7 +2,7 @@
 
 The dispatcher begins a `Load` when a choice says so and the victim is idle; the job that asked for it waits on
 `Load.done`. I measure how long it took, tell the residency what is true now, and hold a lane whose preload the target
-refused three times in a row. I carry no caller's request and never send a second lane's load beside the first.
+refused or broke three times in a row, or kept silent about. I carry no caller's request and never send a second lane's load beside the first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 REFUSALS: Final = 3
-"""Preloads of a lane refused in a row until its loads are held."""
+"""Preloads of a lane refused or broken in a row until its loads are held."""
 HOLD: Final = 30.0
 """Seconds for which they are held."""
 _REFUSED_KEPT: Final = 512
@@ -203,6 +203,8 @@ class Loader:
             load.settle(await self._swap(load))
         except Fault as fault:
             load.fault = fault
+            if fault.kind is not Kind.REFUSED:  # that one is down, and says nothing of this lane
+                self._refuse(load.lane, fault.message, at_once=fault.kind is Kind.STALLED)
             # Garbage is an answer of a kind: asking again would get the same, so the job itself asks once.
             load.settle(Outcome.REFUSED if fault.kind is Kind.GARBAGE else Outcome.BROKEN)
         finally:
@@ -219,7 +221,7 @@ class Loader:
         status = await self._preload(order)
         load.seconds = loop.time() - begun
         if status >= 400:
-            self._refuse(order.lane, status)
+            self._refuse(order.lane, f"status {status}")
             return Outcome.REFUSED
         self._refused.pop(order.lane, None)
         self.swaps += 1
@@ -256,12 +258,13 @@ class Loader:
         reply = await self._client.fetch("POST", path, body, timeout=self._patience or None)
         return reply.status
 
-    def _refuse(self, lane: str, status: int) -> None:
+    def _refuse(self, lane: str, why: str, *, at_once: bool = False) -> None:
+        """It came to nothing; the third time in a row, or at once where it took all its time, others are let pass."""
         count = self._refused.pop(lane, 0) + 1
-        log.warning("target.load_refused", lane=lane, status=status, in_a_row=count)
+        log.warning("target.load_refused", lane=lane, error=why, in_a_row=count)
         now = self._clock.now()
         self._held_until = {held: until for held, until in self._held_until.items() if until > now}
-        if count >= REFUSALS:
+        if count >= REFUSALS or at_once:
             self._held_until[lane] = now + HOLD
             return
         self._refused[lane] = count

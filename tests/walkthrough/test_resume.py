@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from typing import Any
 
 import aiohttp
 
@@ -15,6 +16,11 @@ from tests.tap import Tap
 
 ASK = {"model": "alpha", "messages": [{"role": "user", "content": "x"}]}
 KEY = {"Idempotency-Key": "the turn"}
+
+
+def who(state: dict[str, Any]) -> set[str]:
+    """The workers and gateways that are there."""
+    return {one["id"] for one in [*state["workers"], *state["gateways"]]}
 
 
 async def some(session: aiohttp.ClientSession, url: str, lines: int) -> tuple[str, bytes]:
@@ -85,9 +91,13 @@ async def test_both_die_and_nothing_is_spliced(tmp_path):
     ):
         gate = fake.gate(after=4)
         job_id, got = await some(session, house.url, 4)
+        dead = who(await house.get("/ops/state"))
+        assert dead
         await house.stop("serve", signal.SIGKILL)
         gate.open()
         await house.spawn("serve")
+        state = await house.until(lambda state: "gateways" in state)
+        assert not dead & who(state), "who died with the store is buried at once, not when a lease is over"
         await house.until(lambda job: job.get("state") == "failed", f"/jobs/{job_id}")
         resumed = await session.get(house.url + f"/jobs/{job_id}/stream?offset={len(got)}")
         assert (resumed.status, resumed.headers["X-Foreman-Error"]) == (502, "interrupted")

@@ -1,5 +1,5 @@
-// The page's entry: how fresh it is, keys, deeds and their questions. Overview and playground draw themselves; all other
-// views are the server's own HTML, fetched anew when something has changed.
+// The page's entry: how fresh it is, keys, deeds and their questions. Overview and playground draw themselves; the
+// rest is the server's own HTML, fetched anew.
 import { ask, HEADERS } from "./api.js";
 import { draw, h, patch, tree } from "./dom.js";
 import { span } from "./format.js";
@@ -44,7 +44,7 @@ async function reload(seen = counts) {
 function drawTools() {
 	const { state, why } = live;
 	const held = live.mode === "paused";
-	const away = live.mode === "live" && state.store.status !== "ok"; // then the numbers are older than the words
+	const away = live.mode === "live" && state.store.status !== "ok"; // the numbers are old
 	const old = state && age() + (state.as_of ? (Date.parse(state.now) - Date.parse(state.as_of)) / 1000 : 0);
 	const newer = state && boot.version !== state.version;
 	patch($("feed"),

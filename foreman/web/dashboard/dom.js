@@ -63,9 +63,10 @@ function dress(node, { props, kids }) {
 	if (!("data-keep" in props)) patch(node, kids); // what was loaded stays
 }
 
-/** Draw a view; where moving a row took the focus, it comes back. */
+/** Draw a view; where that took the focus, it comes back, or goes to what stands there now. */
 export function draw(parent, kids) {
 	const held = document.activeElement;
+	const home = held.parentNode;
 	patch(parent, kids);
-	if (held !== document.activeElement && held?.isConnected) held.focus({ preventScroll: true });
+	if (held !== document.activeElement) (held.isConnected ? held : home.querySelector("button, a"))?.focus({ preventScroll: true });
 }

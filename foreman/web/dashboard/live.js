@@ -102,8 +102,7 @@ function lost(why = "") {
 	timer = setTimeout(inquire, PAUSES[Math.min(failures++, PAUSES.length - 1)] * (0.8 + 0.4 * Math.random()));
 }
 
-// An EventSource does not say why it failed; a plain question tells a lost token from a lost gateway, and answers while
-// the stream is held back.
+// An EventSource does not say why it failed; a plain question does, and is answered while the stream is held back.
 async function inquire(held) {
 	try {
 		const state = await look();

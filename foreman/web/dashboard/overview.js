@@ -52,12 +52,12 @@ export const overview = {
 function learn(seen) {
 	const running = seen.targets.flatMap((target) => target.running);
 	models = {};
-	for (const it of [...seen.targets.flatMap((target) => target.resident), ...running, ...seen.lanes]) if (it.model) models[it.lane] = it.model.replace(/:latest$/, ""); // one name, however callers spell it
+	for (const it of [...seen.targets.flatMap((target) => target.resident), ...running, ...seen.lanes]) if (it.model) models[it.lane] = it.model.replace(/:latest$/, "");
 	for (const id of speeds.keys()) if (!running.some((job) => job.job_id === id)) speeds.delete(id);
 	for (const { job_id: id, tokens_per_second: speed } of running) if (speed) speeds.set(id, [...(speeds.get(id) ?? []), speed].slice(-POINTS));
 }
 
-// The history is the server's own drawing, fetched anew when there was a swap, and now and then for its right edge.
+// The history is the server's own drawing, fetched anew after a swap, and now and then for its right edge.
 function look({ ledger }) {
 	if (live.mode !== "live" || performance.now() - history.at < (ledger.swaps === history.swaps ? LOOK : 1_000)) return;
 	Object.assign(history, { at: performance.now(), swaps: ledger.swaps });

@@ -126,11 +126,14 @@ async def test_operators_pause_resume_clear_and_free(gateway, worker, dial, eyes
     await card.get_by_role("button", name="Free this GPU").click()
     await page.click("#ask button[value='']")
     assert await store.operators.pauses() == [], "a question that is answered with no changes nothing"
-    await card.get_by_role("button", name="Free this GPU").click()
+    await card.get_by_role("button", name="Free this GPU").press("Enter")
     await page.click("#ask button[value=yes]")
     await card.get_by_role("button", name="Resume").wait_for()
     (pause,) = await store.operators.pauses()
     assert (pause.name, pause.unload) == ("gpu1", True)
+    await wait_until(
+        lambda: page.evaluate("document.activeElement.textContent === 'Resume'")
+    )  # for who has but a keyboard
     await card.get_by_role("button", name="Resume").click()
     await card.get_by_role("button", name="Pause").wait_for()
     await page.goto(gateway.url + "/ui/audit")

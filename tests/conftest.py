@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from foreman.store.client import Store, connect, redis_client
@@ -27,6 +28,11 @@ _running: dict[str, str] = {}
 # Each of the hundreds of processes that the tests start would compile all of foreman anew, at twice the cost of its start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+# An example that a busy machine held up for 200 ms and that is quick the next time would count as flaky, and so as red.
+hypothesis.settings.register_profile("foreman", deadline=None)
+hypothesis.settings.load_profile("foreman")
 
 
 LONG = ("attack/", "cli/", "client", "demo/", "proxies/", "simulate/", "test_", "walkthrough/", "web/dashboard/")

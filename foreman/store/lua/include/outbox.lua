@@ -12,7 +12,8 @@ local POOL_PLACES = 1000 -- at all hosts together: what one process runs at once
 local POOL = '*' -- where a host's name stands in keys
 local HOST_MS = 60000 -- nobody holds a place for longer than a fraction of this without asking anew
 local HANDED_MS = 10000 -- after which somebody looks whether arq still has what it was handed
-local AHEAD_MS = 60000 -- in a full host's line, and in arq's: whose last event was taken goes before who is new, and that before who fails
+local AHEAD_MS = 60000 -- in arq's line: whose last event was taken goes before who is new, and that before who fails
+local CLASS_MS = 1e13 -- the same in a full host's line, however long they wait there: who has no room must not stand before who has
 local FULL_MS = 30000 -- after which somebody looks again for a URL whose host has no place left
 local CROWDED_MS = 1000 -- the same where the host has none to give back: what it lacks others have
 local FIRST = 50 -- of a line that are looked at, where the jobs of some are being told already
@@ -74,12 +75,9 @@ local function has_room(url, now)
   return taken_at(host_of(url), now) < math.floor(free / doubt(url))
 end
 
--- Where a URL stands in a line with others: those that hang hold up those that don't as little as can be.
-local function place_in_line(url, now) return now + ({[1] = -AHEAD_MS, [2] = 0, [4] = AHEAD_MS})[doubt(url)] end
-
--- Into the line of its host, which may be many receivers' front door.
+-- Into the line of its host, which may be many receivers' front door: those that hang hold up those that don't as little as can be.
 local function stand_in_line(url, now)
-  redis.call('ZADD', k_waiting(host_of(url)), 'NX', place_in_line(url, now), url)
+  redis.call('ZADD', k_waiting(host_of(url)), 'NX', doubt(url) * CLASS_MS + now, url)
 end
 
 local function arq_id(evt, ticket) return k_arq() .. ':' .. evt .. ':' .. ticket end
@@ -91,7 +89,7 @@ local function hand(d, now)
   local id = arq_id(d.id, ticket)
   redis.call('PSETEX', 'arq:job:' .. id, ARQ_MS,
     '{"t":null,"f":"deliver","a":["' .. d.id .. '",' .. ticket .. '],"k":{},"et":' .. now .. '}')
-  redis.call('ZADD', k_arq(), place_in_line(d.url, now) - ARQ_MS, id)
+  redis.call('ZADD', k_arq(), now + (doubt(d.url) - 2) * AHEAD_MS - ARQ_MS, id)
   redis.call('ZREM', k_waiting(d.url), d.id)
   hold_place(d, now + HANDED_MS)
   return ticket

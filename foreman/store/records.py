@@ -333,6 +333,8 @@ class Notice:
     error: dict[str, Any] | None
     watched: bool = False
     """Somebody at the gateway waits for this end by `watch`; no caller's answer hangs on it."""
+    missed: bool = False
+    """No job's: there was more to tell than the inbox holds, and what was first is lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,6 +253,8 @@ def order(text: bytes) -> Order:
 def notice(text: bytes) -> Notice:
     """An entry of a gateway's inbox."""
     message = json.loads(text)
+    if message.get("missed"):
+        return Notice("", State.QUEUED, 0, None, missed=True)
     return Notice(
         job_id=message["job_id"],
         state=State(message["state"]),

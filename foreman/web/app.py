@@ -265,7 +265,7 @@ class Gateway:
             log.info("job.recovered", job_id=job_id)
 
     async def _notices(self, inbox: Inbox[Notice]) -> None:
-        """Take the store's notices; after an outage ask for every call, since notices may have been missed."""
+        """Take the store's notices; after an outage, or more than an inbox holds, ask for every call: some were missed."""
         missed = False
         while True:
             try:
@@ -273,7 +273,9 @@ class Gateway:
                     await self.waiting.resync()
                     missed = False
                 notice = await inbox.receive()
-                if notice is not None:
+                if notice is not None and notice.missed:
+                    missed = True
+                elif notice is not None:
                     (self.ends if notice.watched else self.waiting).notice(notice)
             except StoreUnavailableError:
                 missed = True

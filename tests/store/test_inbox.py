@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from foreman.core.jobs import Slot
+from foreman.core.errors import Code, Failure
+from foreman.core.jobs import Slot, State
 from foreman.store import keys as k
 from foreman.store.errors import ScriptError
 
@@ -101,3 +103,17 @@ async def test_what_the_store_refuses_once_is_asked_again(ground: Ground) -> Non
         await inbox.receive()
     await ground.look.delete(key)
     assert await inbox.receive() is None
+
+
+@pytest.mark.parametrize("ground", ["valkey"], indirect=True)
+async def test_who_could_not_be_told_of_everything_is_told_that(ground: Ground) -> None:
+    ground.store.queue._limits = replace(ground.store.queue._limits, max_queue=2000)
+    await asyncio.gather(*(ground.submit(gateway="gw-1", lane="a") for _ in range(1001)))
+    await ground.store.operators.clear("a", "me", Failure(Code.CANCELLED, "x"))
+    inbox = await ground.store.inbox("gateway", "gw-1")
+    first = await inbox.receive()
+    assert first is not None
+    assert first.missed
+    second = await inbox.receive()
+    assert second is not None
+    assert (second.missed, second.state) == (False, State.CANCELLED)

@@ -11,6 +11,7 @@ import pytest
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Slot, State
+from foreman.store.keys import INBOX
 from foreman.store.records import NewJob
 from foreman.web import app
 from foreman.web.calls.call import Ticket
@@ -393,6 +394,17 @@ async def test_after_an_outage_a_call_whose_job_has_ended_meanwhile_is_told(gate
     failure = Failure(Code.CANCELLED, "cleared while you were away")
     await store.queue.transition(call.job_id, None, State.FAILED, reason="test", failure=failure, notify=False)
     await gateway.waiting.resync()
+    assert (await caller.reply()).header("X-Foreman-Error") == "cancelled"
+
+
+async def test_a_call_whose_notice_found_no_room_is_told_all_the_same(gateway, worker, dial, store):
+    caller = await dial(gateway)
+    caller.ask("POST", "/api/chat", CHAT)
+    call = await queued(gateway, store)
+    failure = Failure(Code.CANCELLED, "cleared with a thousand others")
+    await store.queue.transition(call.job_id, None, State.FAILED, reason="test", failure=failure, notify=False)
+    inbox = store.queue.keys.of(INBOX, "gateway", gateway.id)
+    await store.queue._connection.command("RPUSH", inbox, '{"verb":"missed","missed":true}')
     assert (await caller.reply()).header("X-Foreman-Error") == "cancelled"
 
 

@@ -1,11 +1,15 @@
--- What others are told: wake-ups for targets, orders to workers, notices to gateways. Losing one costs a second at most.
+-- What others are told: wake-ups for targets, orders to workers, notices to gateways. Losing one costs a second at most;
+-- who is told more than an inbox holds is told so, in front of the rest: a gateway then asks for each of its callers.
 local MESSAGE_MS = 60000
 local MESSAGES = 1000
+local MISSED = '{"verb":"missed","missed":true}'
 
 local function post(kind, id, message)
   local key = k_inbox(kind, id)
-  redis.call('RPUSH', key, cjson.encode(message))
-  redis.call('LTRIM', key, -MESSAGES, -1)
+  if redis.call('RPUSH', key, cjson.encode(message)) > MESSAGES then
+    redis.call('LTRIM', key, -MESSAGES, -1)
+    redis.call('LSET', key, 0, MISSED)
+  end
   redis.call('PEXPIRE', key, MESSAGE_MS)
 end
 

@@ -29,8 +29,6 @@ def linger(gaps: Sequence[float], gain: float, waiting: int) -> float:
         gain: Seconds that are saved, over all who wait, when the call comes in time.
         waiting: Jobs that wait meanwhile.
     """
-    if gain <= 0 or not gaps:
-        return 0.0
     ordered = sorted(gaps)
     best, span, count = 0.0, None, len(ordered)
     for index, below in enumerate(accumulate(ordered), 1):

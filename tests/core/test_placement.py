@@ -32,6 +32,14 @@ def test_a_second_home_comes_when_the_first_needs_more_than_three_loads_and_runs
     assert may(lane(depth=8, homes=home))
 
 
+def test_a_target_with_many_slots_is_sooner_done():
+    idle = [Offer("other", 2.0, load_seconds=8.0)]
+    assert sooner(lane(depth=10), "t", 1, idle, 0.0) == ["other"], "10 × 5 s there, 10 × 2 s here"
+    assert sooner(lane(depth=10), "a", 4, idle, 0.0) == [], (
+        "four slots count for 2.5: as soon as there, and a name before it"
+    )
+
+
 def test_a_load_under_way_counts_as_far_as_it_has_to_go():
     home = (Offer("home", 5.0, ready_at=20.0),)
     assert may(lane(depth=4, homes=home), now=0.0)

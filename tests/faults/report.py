@@ -18,7 +18,11 @@ SHOWN = 12
 """Breaches printed of each promise."""
 
 
-def table(ledger: Ledger, promises: list[Promise], naps: list[tuple[float, float]], pool: Topology) -> str:
+Lates = list[tuple[float, float]]
+"""When a control process was late, and by how much, s."""
+
+
+def table(ledger: Ledger, promises: list[Promise], naps: Lates, work: Lates, pool: Topology) -> str:
     """It, as lines."""
     lines: list[str] = []
     say = lines.append
@@ -38,8 +42,10 @@ def table(ledger: Ledger, promises: list[Promise], naps: list[tuple[float, float
         if pool.old
         else "       no older version that could share this pool"
     )
-    worst = max((late for _, late in naps), default=0.0)
-    say(f"clock  a process that only sleeps was late by {worst * 1000:.0f} ms at most\n")
+    worst, toil = (max((late for _, late in lates), default=0.0) for lates in (naps, work))
+    say(
+        f"clock  a process that only sleeps was late by {worst * 1000:.0f} ms at most, one that works by {toil * 1000:.0f} ms\n"
+    )
     width = max(len(promise.name) for promise in promises)
     for promise in promises:
         mark = "BROKEN" if promise.breaches else "kept"

@@ -57,6 +57,8 @@ UNFIT: Final = "a92d118^..17f3807^"
 """Between these no version reaches a target: beside one of them a run tells nothing."""
 START: Final = 60.0
 """Seconds in which all processes must be up."""
+HOLD: Final = 75.0
+"""Seconds in which whoever is told to stop has stopped: the store is waited for, for 60."""
 REST: Final = 110.0
 """Seconds for what is outside of the plan's bound and of START: the judgement, and the end of all processes."""
 LEAVE: Final = 20.0
@@ -132,9 +134,7 @@ class Run:
     async def run(self) -> list[Promise]:
         """All phases; the promises."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, where)
-        sleeper = await asyncio.create_subprocess_exec(
-            sys.executable, str(Path(__file__).with_name("sleeper.py")), stdout=(self.folder / "naps").open("wb")
-        )
+        controls = [await self._control("naps"), await self._control("work", "--work")]
         try:
             async with Receivers() as receivers, self.pool, asyncio.TaskGroup() as keepers:
                 receivers.kinds |= {f"/flaky/{number}": FLAKY for number in range(3)}
@@ -148,8 +148,16 @@ class Run:
                         task.cancel()
             return found
         finally:
-            sleeper.terminate()
-            await sleeper.wait()
+            for control in controls:
+                control.terminate()
+                await control.wait()
+
+    async def _control(self, name: str, *args: str) -> asyncio.subprocess.Process:
+        """A process that tells in the file of this name how late the machine is."""
+        with (self.folder / name).open("wb") as told:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, str(Path(__file__).with_name("sleeper.py")), *args), stdout=told
+            )
 
     def _begin(self) -> list[str]:
         for name in ("g2", "w3", "b2"):
@@ -183,7 +191,7 @@ class Run:
             told = watching.result() if watching.done() else [f"not over after {self.plan.bound:g} s"]
             await ended(fire)
             promises = [judge.Promise("what must hold at every moment", "the run ended here", told)]
-        self.table = report.table(self.ledger, promises, self._naps(), pool)
+        self.table = report.table(self.ledger, promises, self._late("naps"), self._late("work"), pool)
         print(self.table)
         return promises
 
@@ -228,7 +236,7 @@ class Run:
         jobs = await judge.read(self.pool)
         return [
             *judge.Judge(self.pool, self.ledger, jobs).all(),
-            *Timed(self.ledger, jobs, self._naps()).all(),
+            *Timed(self.ledger, jobs, self._late("naps"), self._late("work")).all(),
             await judge.webhooks(self.pool, self.ledger, receivers, jobs),
             numbers.promise(),
             self._blows(),
@@ -367,8 +375,8 @@ class Run:
                     self.epochs[target] = max(epoch, self.epochs.get(target, 0))
             await asyncio.sleep(0.1)
 
-    def _naps(self) -> list[tuple[float, float]]:
-        lines = (self.folder / "naps").read_text().splitlines()
+    def _late(self, name: str) -> list[tuple[float, float]]:
+        lines = (self.folder / name).read_text().splitlines()
         return [(nap["at"], nap["late"]) for nap in map(json.loads, (line for line in lines if line.startswith("{")))]
 
 
@@ -383,12 +391,10 @@ def where(loop: asyncio.AbstractEventLoop | None = None) -> None:
         while (frame := getattr(step, "cr_frame", None)) is not None:
             frames.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}")
             step = step.cr_await  # type: ignore[union-attr] # what has a cr_frame has it
-        stacks[" > ".join(frames[-6:])] += 1
-    for stack, count in stacks.most_common():
-        if (
-            loop is not None or "injectors.py" in stack or "_settle" in stack or "_judge" in stack
-        ):  # else: it waits for these
-            print(f"         {count} at {stack}", flush=True)
+        if not any(one in frame for one in STANDING for frame in frames):
+            stacks[" > ".join(frames)] += 1
+    for stack, count in stacks.most_common(20):
+        print(f"         {count} at {stack}", flush=True)
 
 
 async def within(seconds: float, phase: Coroutine[Any, Any, None]) -> None:
@@ -401,14 +407,16 @@ async def within(seconds: float, phase: Coroutine[Any, Any, None]) -> None:
             where()
     finally:
         await ended(task)
+    if not task.done():
+        raise RuntimeError(f"a phase holds on {HOLD:g} s after its end: see above what it waits for")
     if not task.cancelled():
         task.result()
 
 
 async def ended(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait for its end; one that holds on is told of, and left behind."""
+    """Cancel a task and wait for its end: what it spoiled it puts right again. One that holds on is told of, and left behind."""
     task.cancel()
-    await asyncio.wait({task}, timeout=30)
+    await asyncio.wait({task}, timeout=HOLD)
     if not task.done():
         say("it can't be cancelled:")
         where()

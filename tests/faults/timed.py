@@ -1,7 +1,7 @@
 """What the store says after a fault run of the promises about time: how long it took, and what broke its bound.
 
 The run calls me beside the judge. A span is judged unless something else was done to the pool in it, or a process that
-only sleeps was late by a tenth of the bound: then the machine was too busy to judge.
+only sleeps, or of recovery one that works now and then, was late by a tenth of the bound: then the machine was too busy.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tests.faults.topology import WORKER_GRACE
 if TYPE_CHECKING:
     from tests.faults.judge import Kept
     from tests.faults.ledger import Ledger
+    from tests.faults.report import Lates
 
 RECOVERY: Final = 6.0
 HANDED_BACK: Final = 1.0
@@ -27,11 +28,13 @@ HANDED_BACK: Final = 1.0
 class Timed:
     """The promises about time of one run."""
 
-    def __init__(self, ledger: Ledger, jobs: dict[str, Kept], naps: list[tuple[float, float]]) -> None:
+    def __init__(self, ledger: Ledger, jobs: dict[str, Kept], naps: Lates, work: Lates) -> None:
         self.ledger = ledger
         self.jobs = jobs
         self.naps = naps
-        """When the control process woke up late, and by how much, in seconds."""
+        """When the control process that only sleeps was late, and by how much, in seconds."""
+        self.both = [*naps, *work]
+        """The same, and of the one that works: to bring back what the dead left takes work, to hand back a job hardly any."""
 
     def all(self) -> list[Promise]:
         return [self.claimed(), self.again(), self.back(), self.handed_back()]
@@ -108,7 +111,7 @@ class Timed:
                 continue
             calm.append(took)
             if took > RECOVERY:
-                if (late := self._late(killed, killed + took)) > RECOVERY / 10:
+                if (late := _late(self.both, killed, killed + took)) > RECOVERY / 10:
                     promise.unjudged = f"some not judged: the machine was late by {late:.2f} s"
                 else:
                     promise.breaches.append(f"{took:.2f} s after the kill of {last['worker']}")
@@ -131,7 +134,7 @@ class Timed:
                 after = int(event["time"]) / 1000 - told - WORKER_GRACE
                 took.append(max(0.0, after))
                 if after > HANDED_BACK and not self.ledger.between(told, told + after, *OUTAGES):
-                    if (late := self._late(told, told + after)) > HANDED_BACK / 10:
+                    if (late := _late(self.naps, told, told + after)) > HANDED_BACK / 10:
                         promise.unjudged = f"not judged: the machine was late by {late:.2f} s"
                     else:
                         promise.breaches.append(f"{job.id}: {after:.2f} s after the grace")
@@ -143,9 +146,10 @@ class Timed:
         blows = [*self.ledger.kills.items(), *self.ledger.terms.items()]
         return any(other != worker and began - 2.0 <= at <= ended for other, at in blows)
 
-    def _late(self, began: float, ended: float) -> float:
-        """By how much the control process was late in a span, at most."""
-        return max((late for at, late in self.naps if began <= at and at - late <= ended), default=0.0)
+
+def _late(lates: Lates, began: float, ended: float) -> float:
+    """By how much the control processes were late in a span, at most."""
+    return max((late for at, late in lates if began <= at and at - late <= ended), default=0.0)
 
 
 def _number(job: Kept) -> int:

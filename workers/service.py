@@ -28,6 +28,7 @@ from foreman.store.errors import FencedError, StoreUnavailableError
 from foreman.store.lease import LeaseKeeper
 from foreman.store.pulse import Pulse
 from foreman.store.records import WorkerPresence
+from foreman.store.roster import RECOVER
 from foreman.tasks import Tasks
 from workers.drain.beside import Beside
 from workers.drain.dispatcher import Dispatcher
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-RECOVER: Final = 0.5
 GATEWAYS: Final = 1.0
 RIVALS: Final = 0.5
 """Seconds for which an answer to "who else has this model?" is good."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LEASE: Final = 4.0
 """Seconds a worker's lease and a gateway's presence last; both are renewed each second."""
+RECOVER: Final = 0.5
+"""Seconds between two calls of `recover` by each worker and each gateway."""
 SYNC_TTL: Final = 600.0
 """Seconds a sync job's record is kept after its end."""
 

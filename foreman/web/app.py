@@ -26,6 +26,7 @@ from foreman.store.errors import StoreUnavailableError
 from foreman.store.lease import LeaseKeeper
 from foreman.store.pulse import Pulse
 from foreman.store.records import GatewayPresence
+from foreman.store.roster import RECOVER
 from foreman.tasks import Tasks
 from foreman.web import openapi
 from foreman.web.auth import Gatekeeper
@@ -72,7 +73,6 @@ log = structlog.get_logger(__name__)
 ANNOUNCE: Final = 1.0
 LAPSE: Final = 3.0
 """Seconds between two announcements after which others may have taken this gateway for dead."""
-RECOVER: Final = 0.5
 KEEP_ALIVE: Final = 3600.0
 """Seconds an idle connection of a caller is kept: longer than any proxy's."""
 LINGER: Final = 2.0

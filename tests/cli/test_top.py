@@ -68,6 +68,7 @@ class Terminal:
         fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.before = termios.tcgetattr(self.theirs)
         self.seen, self.drawn_twice = bytearray(), asyncio.Event()
+        self.process: asyncio.subprocess.Process | None = None
 
     def read(self) -> None:
         with contextlib.suppress(OSError):
@@ -78,7 +79,7 @@ class Terminal:
     async def start(self, house: House, folder: Path, kind: str) -> asyncio.subprocess.Process:
         env = {key: value for key, value in os.environ.items() if not key.startswith("FOREMAN_")}
         asyncio.get_running_loop().add_reader(self.ours, self.read)
-        return await asyncio.create_subprocess_exec(
+        self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "foreman", "top", "--every", "0.2"),
             stdin=self.theirs,
             stdout=self.theirs,
@@ -86,8 +87,11 @@ class Terminal:
             env=env | {"FOREMAN_URL": house.url, "PYTHONPATH": str(ROOT), "TERM": kind},
             cwd=folder,
         )
+        return self.process
 
     def close(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
         asyncio.get_running_loop().remove_reader(self.ours)
         os.close(self.ours)
         os.close(self.theirs)

@@ -86,7 +86,7 @@ class Traffic:
             while True:
                 try:
                     await caller(model, dice)
-                except aiohttp.ClientError:
+                except* aiohttp.ClientError:  # of a batch, several at once
                     await self._pause(dice, 2.0)
 
         self._tasks.spawn(forever(), name)

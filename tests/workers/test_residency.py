@@ -142,6 +142,20 @@ def test_an_embedding_model_that_pushes_the_resident_out_is_noticed_and_forgiven
     assert here.embed_fits
 
 
+def test_a_look_between_the_two_hides_nothing(here):
+    here.loaded("d1", "a", None, now=1, seconds=1)
+    here.observe((), now=2, asked_at=2, busy={"d9"})  # it loads
+    here.observe(ps("d9"), now=3, asked_at=3)
+    assert not here.embed_fits
+
+
+def test_a_resident_that_left_before_is_not_the_embedding_models_fault(here):
+    here.loaded("d1", "a", None, now=1, seconds=1)
+    here.observe((), now=2, asked_at=2)
+    here.observe(ps("d9"), now=3, asked_at=3, busy={"d9"})
+    assert here.embed_fits
+
+
 def test_a_resident_that_leaves_by_itself_is_not_the_embedding_models_fault(here):
     here.loaded("d1", "a", None, now=1, seconds=1)
     here.observe(ps("d1", "d9"), now=2, asked_at=2)

@@ -88,6 +88,7 @@ class Residency(Names):
         self._may_expire = False
         self.embed_used: dict[str, float] = {}
         """Identity → when a job of the embedding slot last used it."""
+        self._lost = False
         self.embed_fits = True
         """False once the load of an embedding model was seen to push out a resident; True again once both were seen."""
         self._held: dict[str, Held] = {}
@@ -312,10 +313,13 @@ class Residency(Names):
         self._known.clear()
         self._learn(len(listed))
         embedding = beside - pinned
-        if vanished and embedding - self._embedding_loaded:
+        lost = bool(vanished) or self._lost
+        if lost and embedding - self._embedding_loaded:
             self.embed_fits = False
         elif self._embedding & everything.keys() and everything.keys() - self._embedding:
             self.embed_fits = True
+        # A look may fall between the two: the resident has gone, the embedding model that pushed it out still loads.
+        self._lost = lost and not listed and any(lane not in self._held for lane in busy)
         self._embedding_loaded = embedding
         return Change(tuple(appeared), (*vanished, *self._renamed(reloaded)))
 

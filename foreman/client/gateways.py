@@ -33,12 +33,12 @@ class Gateways:
     """Addresses of one pool's gateways.
 
     Args:
-        urls: base URLs, asked one after the other.
+        urls: base URLs, asked one after the other; without a scheme: http.
         token: the bearer, or None.
     """
 
     def __init__(self, urls: Sequence[str], token: str | None) -> None:
-        self._urls = [url.rstrip("/") for url in urls]
+        self._urls = [(url if "://" in url else f"http://{url}").rstrip("/") for url in urls]
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._session: aiohttp.ClientSession | None = None
 

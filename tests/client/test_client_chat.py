@@ -180,6 +180,11 @@ async def test_many_answers_are_lost_at_once_and_all_go_on(chats: int):
     assert len(living.asked) == chats
 
 
+async def test_an_address_without_a_scheme_is_http():
+    async with served(Reply()) as gateway:
+        assert (await ask(gateway.url.removeprefix("http://") + "/"))[0] == TEXT
+
+
 async def test_where_nothing_is_left_to_resume_the_same_key_reads_over_what_it_had():
     async with served(Reply((*EVENTS[:2], CUT)), Reply((b"{}",), 404, None), Reply()) as gateway:
         text, deltas, _ = await ask(gateway.url)

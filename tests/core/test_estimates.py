@@ -42,6 +42,7 @@ def test_few_gaps_are_taken_with_one_that_never_ends():
     three = Gaps().add(2.0).add(3.0).add(4.0)
     assert three.known() == (2.0, 3.0, 4.0)
     assert three.median() == 3.0
+    assert three.add(9.0).median() == 3.0, "of an even number the lower one of the middle"
     for _ in range(40):
         three = three.add(1.0)
     assert len(three.gaps) == 16
@@ -69,6 +70,9 @@ def test_throughput_counts_busy_seconds_and_not_runs_times_slots():
     for _ in range(50):
         measured = measured.add(4, 10.0)
     assert measured.seconds_per_run(6.0, slots=4) == pytest.approx(2.5)
+    for _ in range(50):
+        measured = measured.add(4, 2.0)
+    assert measured.seconds_per_run(6.0, slots=4) == pytest.approx(0.5, abs=0.05), "what was long ago counts for little"
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -161,6 +161,7 @@ class TestSurvey:
         await ground.queue.cancel(job_id, CANCELLED)
         assert 3500 < await ground.look.ttl(ground.key(k.FACTS, "drain", "lane-a")) <= 3600
         await ground.submit()
+        assert await ground.look.ttl(ground.key(k.FACTS, "drain", "lane-a")) == -1, "while it has jobs it has facts"
         (lane,) = (await ground.queue.survey(Slot.DRAIN)).lanes
         assert list(lane.left_at) == ["gpu1"]
         assert lane.classes == (0, 0, 1)

@@ -153,6 +153,14 @@ class TestSurvey:
         assert lane.head_target_only == "gpu2"
         assert isinstance(await ground.queue.take(own, Slot.DRAIN, ["lane-a"]), Changes)
 
+    async def test_a_job_that_has_left_its_lane_counts_no_more(self, ground: Ground) -> None:
+        own = await ground.owner()
+        for priority in (Priority.HIGH, Priority.HIGH, Priority.LOW):
+            await ground.submit(priority=priority)
+        await ground.claim(own)
+        (lane,) = (await ground.queue.survey(Slot.DRAIN)).lanes
+        assert lane.classes == (1, 0, 1)
+
     async def test_a_cut_is_remembered_while_the_lane_is_empty_and_forgotten_in_time(self, ground: Ground) -> None:
         await ground.queue.cut("gpu1", "lane-a")  # empty: nothing was cut
         assert not await ground.look.exists(ground.key(k.FACTS, "drain", "lane-a"))

@@ -34,6 +34,7 @@ def test_a_load_is_smoothed_and_unmeasured_ones_lean_on_the_lanes_other_targets(
     assert Load().add(8.0).add(18.0).seconds() == pytest.approx(11.0)
     assert Load().add(0.0).seconds() == 0.2
     assert Load().add(1e6).seconds() == 600.0
+    assert Load().add(10.0).add(1e6).seconds() == pytest.approx(10 + 0.3 * 590), "one that hung counts as the longest"
 
 
 def test_few_gaps_are_taken_with_one_that_never_ends():

@@ -43,6 +43,7 @@ async def test_a_cut_is_a_change(ground) -> None:
 async def test_a_cursor_that_is_too_old_or_of_another_store_sees_all(ground) -> None:
     await ground.submit(lane="a")
     first = await ground.queue.changes(Slot.DRAIN)
+    assert (await ground.queue.changes(Slot.DRAIN, "1-1")).whole, "though little has changed since"
     for _ in range(1300):
         await ground.queue.cut("gpu1", "a")
     assert (await ground.queue.changes(Slot.DRAIN, first.cursor)).whole

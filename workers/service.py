@@ -236,18 +236,19 @@ class Worker:
         )
         target.stopping = self._stopping
         inventory = Inventory(target, self._settings)
+        dispatcher = Dispatcher(target, self._policy, self._settings.idle_unload)
         self.targets[settings.name], self._inventories[settings.name] = target, inventory
-        self._queue.bells[settings.name] = target.wake
+        self._queue.owners[settings.name] = dispatcher
         self._watch()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(inventory.run())
                 group.create_task(target.history.run(lambda: target.residency.places))
-                group.create_task(Dispatcher(target, self._policy, self._settings.idle_unload).run())
+                group.create_task(dispatcher.run())
                 group.create_task(Beside(target, Slot.EMBED).run())
                 group.create_task(Beside(target, Slot.SIDE).run())
         finally:
-            del self.targets[settings.name], self._inventories[settings.name], self._queue.bells[settings.name]
+            del self.targets[settings.name], self._inventories[settings.name], self._queue.owners[settings.name]
             await target.close()
 
     def _watch(self) -> None:

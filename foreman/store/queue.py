@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from foreman.core.errors import Code, Failure
 from foreman.core.jobs import Priority, Slot, State
@@ -21,8 +21,6 @@ from foreman.store.records import CancelOutcome, Counts, Place, Submitted, Taken
 from foreman.store.roster import LATE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from foreman.store.answers import Answer
     from foreman.store.records import Changes, Claimed, NewJob, Ownership, Survey
     from foreman.store.roster import Limits
@@ -36,24 +34,68 @@ _CANCELLED: Final = frozenset({Code.CANCELLED, Code.CALLER_GONE})
 """Wishes that end a job as `cancelled`; all others end it as `failed`."""
 
 
+class Owner(Protocol):
+    """The owner of a target, where it works on this very queue."""
+
+    def wake(self, slot: Slot) -> None:
+        """Something waits. What it asks upon that goes out behind the submit, on one connection, in order (ADR-0020)."""
+
+    def offer(self, new: NewJob) -> Ownership | None:
+        """Its right to run this job at once, should nothing wait; it keeps a place until `given` or `withdraw`."""
+
+    def given(self, claimed: Claimed) -> None:
+        """The job is its own."""
+
+    def withdraw(self, job_id: str) -> None:
+        """It is not, by all that is known here."""
+
+
 class Queue(Listing):
     """The queue of one pool. All methods raise `StoreUnavailableError` when the store does not answer."""
 
     def __init__(self, connection: Connection, pool: str, limits: Limits) -> None:
         super().__init__(connection, pool, limits)
-        self.bells: dict[str, Callable[[Slot], None]] = {}
-        """Target → its owner's bell, where that owner works on this very queue: `submit` rings it, and the store wakes
-        the others. What the owner asks upon it goes out behind the submit, on one connection, in order (ADR-0020)."""
+        self.owners: dict[str, Owner] = {}
+        """Target → its owner, where that works on this very queue: `submit` wakes it, and the store the others."""
 
     async def submit(self, new: NewJob) -> Submitted:
         """Queue a job (state `queued`, event 1, wake-up); the same id again changes nothing.
 
-        Where its idempotency key is known, nothing is queued: the answer names the job that has it.
+        Where its idempotency key is known, nothing is queued: the answer names the job that has it. Where an owner here
+        has a place for it and nothing waits, it is claimed in the same step, and begun when this returns.
 
         Raises:
             Failure: QUEUE_FULL; BAD_REQUEST (422) for a key that came with another body.
         """
-        reply = await self._script(
+        names = new.targets if new.target_only is None else (new.target_only,)
+        near = [self.owners[name] for name in names if name in self.owners]
+        wanted = "\n".join(new.targets), new.target_only or ""
+        if near:
+            wanted = "\n".join(name for name in names if name not in self.owners) or "\n", ""
+        offered = next(((owner, own) for owner in near if (own := owner.offer(new)) is not None), None)
+        reply = None if offered is None else await self._submit_to(*offered, new, wanted)
+        if reply is None or reply[0] != b"taken":
+            for owner in near:
+                owner.wake(new.slot)
+        return _submitted(new, reply or await self._submit(new, wanted))
+
+    async def _submit_to(self, owner: Owner, own: Ownership, new: NewJob, wanted: tuple[str, str]) -> Any:
+        """Submit a job that this owner runs where nothing waits."""
+        given = False
+        try:
+            reply = await self._submit(new, wanted, (own.target, own.worker, own.epoch))
+            given = reply[0] == b"taken" and self.owners.get(own.target) is owner
+        finally:
+            if not given:  # should it be claimed nevertheless (the reply is lost, the caller gone): workers/unheard.py
+                owner.withdraw(new.id)
+        if given:
+            owner.given(rows.claimed(new.id, int(reply[1]), new.request, reply[2]))
+        return reply
+
+    async def _submit(
+        self, new: NewJob, wanted: tuple[str, str], own: tuple[str, str, int] | tuple[str, str, str] = ("", "", "")
+    ) -> Any:
+        return await self._moving(
             "submit",
             new.id,
             new.slot.value,
@@ -65,38 +107,15 @@ class Queue(Listing):
             self._room(new),
             new.request,
             new.gateway or "",
-            *self._ring(new),
+            *wanted,
             self._lease_ms,
             "" if new.not_before is None else rows.ms(new.not_before),
             _digest(new),
             new.fingerprint,
             self._limits.store_bytes,
+            *own,
             *rows.new_job_fields(new),
         )
-        if reply[0] == b"full":
-            # Ollama's own words (server/sched.go, ErrMaxQueue)
-            message = "server busy, please try again.  maximum pending requests exceeded"
-            raise Failure(Code.QUEUE_FULL, message, retry_after=float(reply[1]))
-        if reply[0] == b"stuffed":
-            message = "server busy, please try again.  the store holds as much as FOREMAN_STORE_BYTES allows"
-            raise Failure(Code.QUEUE_FULL, message, retry_after=float(reply[1]))
-        if reply[0] == b"known":
-            return Submitted(reply[1].decode(), Place(0, 0), 0, known=True)
-        if reply[0] == b"other":
-            message = f"Idempotency-Key was sent with another body for job {reply[1].decode()}: use a new key"
-            raise Failure(Code.BAD_REQUEST, message, status=422)
-        position, queued, ahead, in_flight = (*map(int, reply), 0, 0)[:4]
-        return Submitted(new.id, Place(position, ahead, in_flight), queued)
-
-    def _ring(self, new: NewJob) -> tuple[str, str]:
-        """Ring those who hear it here; whom the store shall wake (submit.lua, 11 and 12)."""
-        names = new.targets if new.target_only is None else (new.target_only,)
-        near = [name for name in names if name in self.bells]
-        for name in near:
-            self.bells[name](new.slot)
-        if not near:
-            return "\n".join(new.targets), new.target_only or ""
-        return "\n".join(name for name in names if name not in near) or "\n", ""
 
     def _room(self, new: NewJob) -> int:
         if new.slot is not Slot.DRAIN:
@@ -234,6 +253,26 @@ class Queue(Listing):
             "used_memory_bytes": int(info.get("used_memory", "0")),
             "clients": int(info.get("connected_clients", "0")),
         }
+
+
+def _submitted(new: NewJob, reply: list[Any]) -> Submitted:
+    """What the reply to a submit says, or raises."""
+    if reply[0] == b"full":
+        # Ollama's own words (server/sched.go, ErrMaxQueue)
+        message = "server busy, please try again.  maximum pending requests exceeded"
+        raise Failure(Code.QUEUE_FULL, message, retry_after=float(reply[1]))
+    if reply[0] == b"stuffed":
+        message = "server busy, please try again.  the store holds as much as FOREMAN_STORE_BYTES allows"
+        raise Failure(Code.QUEUE_FULL, message, retry_after=float(reply[1]))
+    if reply[0] == b"known":
+        return Submitted(reply[1].decode(), Place(0, 0), 0, known=True)
+    if reply[0] == b"other":
+        message = f"Idempotency-Key was sent with another body for job {reply[1].decode()}: use a new key"
+        raise Failure(Code.BAD_REQUEST, message, status=422)
+    if reply[0] == b"taken":
+        return Submitted(new.id, Place(1, 0), 1)
+    position, queued, ahead, in_flight = (*map(int, reply), 0, 0)[:4]
+    return Submitted(new.id, Place(position, ahead, in_flight), queued)
 
 
 def _digest(new: NewJob) -> str:

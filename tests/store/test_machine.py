@@ -43,6 +43,7 @@ from foreman.store.wire import Wire
 from tests.store.conftest import no_leaks
 from tests.store.drained import LOAD, Drained
 from tests.store.ground import LIMITS, FakeConnection, Ground, gateway, new_job, raw, worker
+from tests.store.test_offer import Offering
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -123,17 +124,21 @@ class QueueMachine(RuleBasedStateMachine):
         lane=st.sampled_from(LANES), priority=st.sampled_from(Priority), sync=st.booleans(),
         wait=st.sampled_from([0.0, 50.0, 600.0]), deadline=st.sampled_from([None, 3600.0]), tonight=rarely,
         key=st.sampled_from([None, None, "a", "b"]), body=st.sampled_from(["1", "2"]), url=st.sampled_from(URLS),
+        offered=st.sampled_from(["", "", "by its owner", "by a dead one"]),
     )  # fmt: skip
     def submit(
         self, lane: str, priority: Priority, sync: bool, wait: float, deadline: float | None, tonight: bool,
-        key: str | None, body: str, url: str | None,
+        key: str | None, body: str, url: str | None, offered: str,
     ) -> None:  # fmt: skip
         new = new_job(
             lane=lane, priority=priority, max_wait=wait, deadline_in=deadline,
             surface=Surface.SYNC if sync else Surface.ASYNC, gateway="gw-1" if sync else None,
             not_before=time.time() + 3600 if tonight else None, idempotency_key=key, fingerprint=body,
-            state_webhook_url=None if sync else url,
+            state_webhook_url=None if sync else url, targets=("gpu1",),
         )  # fmt: skip
+        owner = Offering(self.own if offered == "by its owner" and self.own else Ownership("gpu1", "wk-0", 1))
+        self.queue.owners = {"gpu1": owner} if offered else {}
+        waited = self.run(self.ground.look.exists(self.ground.key(k.LANES, "drain")))
         first, came_with = self.keys.get((sync, key or ""), ("", ""))
         taken = first and self.run(self.queue.get(first)).state not in {State.FAILED, State.CANCELLED}
         try:
@@ -151,6 +156,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.jobs.append(new.id)
         self.lanes[new.id] = lane
         self.epochs[new.id] = 0
+        for claimed in owner.claimed:  # never past somebody who waits, and by nobody but the owner
+            assert (bool(waited), tonight, owner.own) == (False, False, self.own)
+            self.held[new.id] = claimed.job.epoch
         if not sync and url is not None:
             self.told[new.id] = []
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from foreman.core import scheduler
-from foreman.core.jobs import Slot, State
+from foreman.core.jobs import Slot, State, Surface
 from foreman.core.scheduler import Drain, Hold, Linger, Policy, Resident, Swap, TargetView, Wait
 from foreman.store.errors import StoreUnavailableError
 from workers.drain.keeper import Keeper
@@ -22,7 +22,7 @@ from workers.loads.loader import Order
 if TYPE_CHECKING:
     from foreman.core.scheduler import Decision, LaneView
     from foreman.core.views import Offer
-    from foreman.store.records import Claimed, LaneFacts
+    from foreman.store.records import Claimed, LaneFacts, NewJob, Ownership
     from workers.drain.target import Target
 
 log = structlog.get_logger(__name__)
@@ -47,6 +47,8 @@ class Dispatcher:
         """Lanes whose claim came to nothing in this waking: what is known of them is behind the truth."""
         self._strays: dict[str, float] = {}
         """Lanes that run although they are not loaded (their load was refused), and since when."""
+        self._rests = False
+        """It waits for an event, with nothing left to do."""
 
     async def run(self) -> None:
         """Drain until cancelled. Raises FencedError when the target is another worker's by now."""
@@ -66,11 +68,13 @@ class Dispatcher:
                 self._target.unseen = True
                 until = clock.now() + _STORE_AWAY
             until = min(until, self._lanes.next_resume(clock.now()))
+            self._rests = True
             try:
                 async with asyncio.timeout(min(POLL, max(0.001, until - clock.now()))):
                     await wake.wait()
             except TimeoutError:
                 self._target.unseen = True
+            self._rests = False
 
     async def _turns(self) -> float:
         """Act until there is nothing to do before the moment that is returned (infinite: before the next event)."""
@@ -104,6 +108,42 @@ class Dispatcher:
             if not await self._act(decision):
                 return self._until(decision)
         return math.inf
+
+    # ------------------------------------------------------------------------ asked by who submits in this process
+
+    def wake(self, slot: Slot) -> None:
+        """See `store.queue.Owner`."""
+        self._target.wake(slot)
+
+    def offer(self, new: NewJob) -> Ownership | None:
+        """See `store.queue.Owner`: only where a `take` of it would come to a claim, were it all that waits."""
+        target = self._target
+        unsure = not self._rests or target.wakes[Slot.DRAIN].is_set() or target.unseen or self._lanes.any_waiting()
+        if unsure or self._keeper.holds or not target.ready:
+            return None
+        if new.surface is not Surface.SYNC or new.slot is not Slot.DRAIN or new.not_before is not None:
+            return None
+        if target.residency.expire(target.clock.now(), target.busy()):
+            target.residents_changed()
+        lane = target.residency.lane_of(new.lane, new.canonical, new.digest)
+        if lane not in self._free_residents() or target.residency.pins(
+            target.residency.identity(new.canonical, new.digest)
+        ):
+            return None
+        target.slots[new.id], target.lane_of[new.id] = Slot.DRAIN, lane
+        return target.own
+
+    def given(self, claimed: Claimed) -> None:
+        """See `store.queue.Owner`."""
+        self._victim = None
+        self._target.start(claimed, Slot.DRAIN)
+        self._note_idle()
+
+    def withdraw(self, job_id: str) -> None:
+        """See `store.queue.Owner`."""
+        self._target.slots.pop(job_id, None)
+        self._target.lane_of.pop(job_id, None)
+        self._target.wake(Slot.DRAIN)  # who looked meanwhile saw a place less
 
     # ------------------------------------------------------------------------ look
 

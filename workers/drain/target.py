@@ -101,7 +101,7 @@ class Target:
         self.runs: dict[str, Run] = {}
         self.orders = Orders()
         self.slots: dict[str, Slot] = {}
-        """Job id → the slot of ours it takes (an embedding that drains counts as `drain`)."""
+        """Job id → the slot of ours it takes, or that is kept for it (an embedding that drains counts as `drain`)."""
         self.lane_of: dict[str, str] = {}
         """Job id → its lane here (workers.drain.lanes)."""
         self._pinned: set[str] = set()
@@ -184,10 +184,9 @@ class Target:
 
     def identity_of(self, lane: str) -> str:
         """The model of a lane that runs here."""
-        for job_id, name in self.lane_of.items():
-            if name == lane:
-                claimed = self.runs[job_id].claimed
-                return self.residency.identity(claimed.canonical, claimed.digest)
+        for job_id, run in self.runs.items():
+            if self.lane_of[job_id] == lane:
+                return self.residency.identity(run.claimed.canonical, run.claimed.digest)
         return lane
 
     def _others_tags(self, statuses: list[TargetStatus] | None = None) -> dict[str, int]:

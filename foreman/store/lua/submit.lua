@@ -1,17 +1,21 @@
 -- Queue a job: record, event 1, lane, wake-up. Sending it again changes nothing. Before `not_before` it stands in no lane.
+-- Where nothing waits, and its target's owner offers a place in its loaded lane (23), it is claimed in the same step: what a
+-- `take` right behind it would come to.
 -- KEYS[1] the pool's prefix
--- ARGV    1 id  2 slot  3 lane  4 class 0..2  5 longest wait ms  6 deadline ms from now or ''  7 expected run ms
---         8 limit of queued jobs for this class  9 request  10 gateway or ''  11 targets to wake joined by newline,
---         '' all, a lone newline none  12 the one to wake, where only one may, or ''  13 lease ms  14 not before ms or ''  15 digest of its idempotency key or ''
---         16 fingerprint of its body  17 bytes of payload that the store may hold  18… further fields of the record, flat, `surface` first; last,
+-- ARGV    1–5 rules  6 id  7 slot  8 lane  9 class 0..2  10 longest wait ms  11 deadline ms from now or ''  12 expected run ms
+--         13 limit of queued jobs for this class  14 request  15 gateway or ''  16 targets to wake joined by newline,
+--         '' all, a lone newline none  17 the one to wake, where only one may, or ''  18 lease ms  19 not before ms or ''  20 digest of its idempotency key or ''
+--         21 fingerprint of its body  22 bytes of payload that the store may hold  23 target whose owner offers a place, or ''
+--         24 that owner  25 target epoch  26… further fields of the record, flat, `surface` first; last,
 --         where an operator retries a job, `retried_by`
 -- returns {position, queued, jobs of its lane before it, jobs in flight (0 for a gateway's call)}, {'full' | 'stuffed', seconds until a place, or bytes, may be free}, or of the job that has the key already
---         {'known', id}, {'other', id} where that came with another body
--- include: clock, message, lane, outbox, payload, audit
-local id, slot, lane, priority, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[9]
-local max_wait, deadline_in, service, limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local gateway, targets, only, lease = ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13])
-local not_before, idempotency, fingerprint, store_bytes = tonumber(ARGV[14]), ARGV[15], ARGV[16], ARGV[17]
+--         {'known', id}, {'other', id} where that came with another body; {'taken', now ms, {record, flat}} where it was claimed
+-- include: clock, message, lane, outbox, payload, audit, claiming
+local id, slot, lane, priority, request = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[14]
+local max_wait, deadline_in, service, limit = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local gateway, targets, only, lease = ARGV[15], ARGV[16], ARGV[17], tonumber(ARGV[18])
+local not_before, idempotency, fingerprint, store_bytes = tonumber(ARGV[19]), ARGV[20], ARGV[21], ARGV[22]
+local target, worker, own_epoch, surface = ARGV[23], ARGV[24], ARGV[25], ARGV[27]
 local now = clock()
 local begins = math.max(now, not_before or now)
 local queued = redis.call('ZCARD', k_queued(slot)) + redis.call('ZCARD', k_delayed(slot))
@@ -43,7 +47,7 @@ if deadline_in then
   redis.call('ZADD', k_deadlines(), deadline, id)
 end
 redis.call('HSET', k_job(id), 'state', 'queued', 'epoch', 0, 'seq', 1, 'attempt', 1, 'created_at', now, 'changed_at', now, 'due', due,
-  'slot', slot, 'lane', lane, 'priority', priority, unpack(ARGV, 18))
+  'slot', slot, 'lane', lane, 'priority', priority, unpack(ARGV, 26))
 redis.call('ZADD', k_jobs(), 0, id)
 redis.call('PERSIST', k_jobs())
 if deadline then redis.call('HSET', k_job(id), 'deadline', deadline) end
@@ -59,16 +63,21 @@ redis.call('XADD', k_events(id), '1-0', 'state', 'queued', 'previous_state', '',
 if ARGV[#ARGV - 1] == 'retried_by' then
   audited(now, ARGV[#ARGV], 'retry', 'job', redis.call('HGET', k_job(id), 'retry_of'), {'as', id})
 end
-if ARGV[19] ~= 'sync' then tell(id, 1, 'queued', now) end -- no webhooks on sync (ADR-0014)
+if surface ~= 'sync' then tell(id, 1, 'queued', now) end -- no webhooks on sync (ADR-0014)
 if begins > now then
   redis.call('ZADD', k_delayed(slot), begins, id)
   return {0, queued + 1}
 end
-lane_put(id, slot, lane, priority, due)
 if gateway ~= '' then
   redis.call('ZADD', k_gateways(), 'NX', now + lease, gateway)
   redis.call('SADD', k_gateway_jobs(gateway), id)
 end
+if target ~= '' and redis.call('EXISTS', k_lanes(slot)) == 0 and owns(target, worker, own_epoch, now)
+  and not held_back(slot, lane, target, now) then
+  give({id = id, state = 'queued', epoch = 0, seq = 1, attempt = 1, surface = surface}, target, worker, 'working', now)
+  return {'taken', now, redis.call('HGETALL', k_job(id))}
+end
+lane_put(id, slot, lane, priority, due)
 wake(targets, only, slot)
 local running = gateway == '' and redis.call('ZCARD', k_running('loading')) + redis.call('ZCARD', k_running('working')) or 0
 if queued == 0 then return {1, 1, 0, running} end

@@ -1,12 +1,26 @@
 -- include: rules, clock, job, presence, pausing
--- How a worker takes the head of a lane; claim and take share it.
+-- How a worker gets a job; claim, take and submit share it.
 
 local function owns(target, worker, epoch, now)
   local own = redis.call('HMGET', k_target(target), 'owner', 'epoch')
   return own[1] == worker and own[2] == epoch and lives(k_workers(), worker, now)
 end
 
--- The first job of the lane that may run here: state `to`, epoch + 1, event, the worker's own list. Jobs that asked for
+-- The job is the worker's, in state `to`: epoch + 1, event, the worker's own list.
+local function give(j, target, worker, to, now)
+  j.epoch = j.epoch + 1
+  j.worker = worker
+  local more = {'epoch', j.epoch, 'worker', worker, 'target', target, 'claimed_at', now}
+  if to == 'working' and not j.started_at then
+    more[#more + 1] = 'started_at'
+    more[#more + 1] = now
+  end
+  record(j, to, now, 'claimed', more)
+  redis.call('ZADD', k_running(to), now, j.id)
+  redis.call('SADD', k_worker_jobs(worker), j.id)
+end
+
+-- The first job of the lane that may run here. Jobs that asked for
 -- another target are passed over, however many, and calls that wait at a gateway this worker can't reach (most often it is
 -- dead, and nobody waits any more: they shall cost no load); on the way, jobs past their deadline fail with `late` (JSON).
 -- Returns {now ms, id, request, {record, flat}}, false when nothing is to be had.
@@ -29,16 +43,7 @@ local function claim_head(slot, lane, target, worker, to, now, late)
         tell_gateway(j)
       elseif legal(j.state, to) and (not j.target_only or j.target_only == target) and heard(j) then
         lane_take(id, slot, lane, j.priority)
-        j.epoch = j.epoch + 1
-        j.worker = worker
-        local more = {'epoch', j.epoch, 'worker', worker, 'target', target, 'claimed_at', now}
-        if to == 'working' and not j.started_at then
-          more[#more + 1] = 'started_at'
-          more[#more + 1] = now
-        end
-        record(j, to, now, 'claimed', more)
-        redis.call('ZADD', k_running(to), now, id)
-        redis.call('SADD', k_worker_jobs(worker), id)
+        give(j, target, worker, to, now)
         return {now, id, redis.call('GET', k_request(id)) or '', redis.call('HGETALL', k_job(id))}
       else
         passed = passed + 1

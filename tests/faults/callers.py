@@ -52,14 +52,14 @@ class Callers:
         self._session: aiohttp.ClientSession | None = None
 
     async def run(self, calls: int, seconds: float) -> None:
-        """`calls` jobs, every second one sync, evenly over `seconds`; returns when each has its end."""
+        """`calls` jobs, every second one sync, evenly over `seconds`; returns when each has its end. `close` afterwards."""
         loop = asyncio.get_running_loop()
         limits = aiohttp.ClientTimeout(total=PATIENCE, sock_connect=3)
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=limits) as self._session,
-            asyncio.TaskGroup() as group,
-        ):
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=limits
+        )  # the injectors' too, who may need it longer
+        async with asyncio.TaskGroup() as group:
             began = loop.time()
             for number in range(calls):
                 step = self._sync(number) if number % 2 else self.send(number, *shape(self.chance))
@@ -70,6 +70,11 @@ class Callers:
                     )
                 if self.over.is_set():
                     return
+
+    async def close(self) -> None:
+        """Nobody sends any more."""
+        if self._session is not None:
+            await self._session.close()
 
     # ------------------------------------------------------------------ sync
 

@@ -301,7 +301,7 @@ class Judge:
         """Whether the gateway died, or the cable to it was cut, while this request was under way."""
         began, ended = one.began - 0.1, one.ended + 0.1
         lives = self.pool.seats[one.gateway].lives
-        died = any(life.ended is not None and began <= life.ended <= ended for life in lives)
+        died = any(life.ended is not None and life.ended <= ended and began <= (life.gone or ended) for life in lives)
         died = died or any(
             life.told is not None and life.told <= ended and (life.ended or ended) >= began for life in lives
         )

@@ -198,25 +198,28 @@ class Run:
     async def _fire(self, callers: Callers) -> list[str]:
         """The load, and beside it one phase after the other; what is left once all is quiet."""
         pool, ledger, plan = self.pool, self.ledger, self.plan
-        async with asyncio.TaskGroup() as group:
-            load = group.create_task(callers.run(plan.calls, plan.load))
-            await asyncio.sleep(1)
-            await within(plan.calm * plan.gap * 1.2, self._calm())
-            await within(plan.terms * 8, self._terms())
-            await within(4 + plan.zombies * 5, self._dead())
-            for name in ("g2", "w3", "b2"):
-                pool.seats[name].old = False
-            await within(plan.storm * 1.05, self._storm())
-            say(f"the storm is over, {sum(one.accepted is not None for one in ledger.sent)} jobs taken so far")
-            ready = (pool.ready(name, 15) for name in pool.seats if not name.startswith("gpu"))
-            await asyncio.gather(*ready, return_exceptions=True)
-            await asyncio.wait([load], timeout=plan.settle)
-            if not load.done():
-                where()
-                ledger.trouble.append(
-                    f"call after call: some got no answer within {plan.settle:g} s of the storm's end"
-                )
-                load.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                load = group.create_task(callers.run(plan.calls, plan.load))
+                await asyncio.sleep(1)
+                await within(plan.calm * plan.gap * 1.2, self._calm())
+                await within(plan.terms * 8, self._terms())
+                await within(4 + plan.zombies * 5, self._dead())
+                for name in ("g2", "w3", "b2"):
+                    pool.seats[name].old = False
+                await within(plan.storm * 1.05, self._storm())
+                say(f"the storm is over, {sum(one.accepted is not None for one in ledger.sent)} jobs taken so far")
+                ready = (pool.ready(name, 15) for name in pool.seats if not name.startswith("gpu"))
+                await asyncio.gather(*ready, return_exceptions=True)
+                await asyncio.wait([load], timeout=plan.settle)
+                if not load.done():
+                    where()
+                    ledger.trouble.append(
+                        f"call after call: some got no answer within {plan.settle:g} s of the storm's end"
+                    )
+                    load.cancel()
+        finally:
+            await callers.close()
         return await self._settle()
 
     def _blows(self) -> judge.Promise:

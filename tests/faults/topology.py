@@ -75,6 +75,9 @@ class Life:
     old: bool = False
     """Runs the older version."""
     ended: float | None = None
+    """When it was killed, or ended by itself."""
+    gone: float | None = None
+    """When nothing took connections for it any more: a busy machine buries the dead late."""
     how: str = ""
     """The signal that ended it."""
     told: float | None = None
@@ -291,6 +294,7 @@ class Topology:
             there.cancel()
             life.ended = life.ended or time.time()
             await self._listen(name, there=False)
+            life.gone = time.time()
             if not life.how:
                 said = life.log.read_text(errors="replace")
                 if UP in said.encode() or "Traceback" in said:

@@ -161,6 +161,15 @@ class TestSurvey:
         (lane,) = (await ground.queue.survey(Slot.DRAIN)).lanes
         assert lane.classes == (1, 0, 1)
 
+    async def test_a_job_that_came_back_is_due_as_before(self, ground: Ground) -> None:
+        own = await ground.owner()
+        await ground.submit(max_wait=-60.0)
+        (before,) = (await ground.queue.survey(Slot.DRAIN)).lanes
+        job = (await ground.claim(own)).job
+        await ground.queue.hand_back(job.id, job.epoch, reason="shutdown", failure=None)
+        (after,) = (await ground.queue.survey(Slot.DRAIN)).lanes
+        assert (after.head_id, after.head_due, after.classes) == (before.head_id, before.head_due, before.classes)
+
     async def test_a_cut_is_remembered_while_the_lane_is_empty_and_forgotten_in_time(self, ground: Ground) -> None:
         await ground.queue.cut("gpu1", "lane-a")  # empty: nothing was cut
         assert not await ground.look.exists(ground.key(k.FACTS, "drain", "lane-a"))

@@ -130,11 +130,13 @@ class Run:
         self.hands: Injectors
         self.epochs: dict[str, int] = {}
         self.table = ""
+        self._controls: list[asyncio.subprocess.Process] = []
 
     async def run(self) -> list[Promise]:
         """All phases; the promises."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, where)
-        controls = [await self._control("naps"), await self._control("work", "--work")]
+        await self._control("naps")
+        await self._control("work", "--work")
         try:
             async with Receivers() as receivers, self.pool, asyncio.TaskGroup() as keepers:
                 receivers.kinds |= {f"/flaky/{number}": FLAKY for number in range(3)}
@@ -148,16 +150,21 @@ class Run:
                         task.cancel()
             return found
         finally:
-            for control in controls:
+            for control in self._controls:
                 control.terminate()
                 await control.wait()
 
-    async def _control(self, name: str, *args: str) -> asyncio.subprocess.Process:
+    def pids(self) -> list[int]:
+        """All processes that would stay behind."""
+        return [*self.pool.pids(), *(control.pid for control in self._controls)]
+
+    async def _control(self, name: str, *args: str) -> None:
         """A process that tells in the file of this name how late the machine is."""
         with (self.folder / name).open("wb") as told:
-            return await asyncio.create_subprocess_exec(
+            made = await asyncio.create_subprocess_exec(
                 *(sys.executable, str(Path(__file__).with_name("sleeper.py")), *args), stdout=told
             )
+        self._controls.append(made)
 
     def _begin(self) -> list[str]:
         for name in ("g2", "w3", "b2"):
@@ -478,7 +485,7 @@ def main() -> int:
 
         bound = START + run.plan.bound + REST
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-        with LastResort(bound, run.pool.pids, lambda: where(runner.get_loop())), runner:
+        with LastResort(bound, run.pids, lambda: where(runner.get_loop())), runner:
             promises = runner.run(run.run())
         broken = [promise for promise in promises if promise.breaches]
         last = f"seed {asked.seed}, {time.monotonic() - began:.0f} s: {len(broken)} of {len(promises)} promises broken"

@@ -11,6 +11,7 @@ from foreman.core.forecast import Ahead, Forecast, Prospect, Why, forecast
 from foreman.core.index import LaneIndex
 from foreman.core.jobs import Priority
 from foreman.core.scheduler import choose
+from foreman.core.upcoming import Upcoming
 from foreman.core.views import LaneView, Resident, TargetView
 
 POLICY = Policy()
@@ -185,6 +186,14 @@ def test_of_two_lanes_of_one_model_the_second_waits_for_the_first():
     back = ask("m@4k", 200, prospect(cut, *of_model("m", held("m@4k")), places=2))
     # Cut at 128 s, when 31.4 of them have begun; back after the other's load and run, by another load.
     assert back.eta_seconds == pytest.approx(128 + 2 + 8 + 4 + 8 + (200 - 31.4) * 4, abs=2)
+
+
+def test_of_those_that_were_cut_the_earliest_turn_comes_back_first():
+    queue = Upcoming(LaneIndex(POLICY, [lane("a"), lane("b")]), {"a", "b"}, [(50.0, "b"), (20.0, "a")])
+    assert queue.first_turn()[0] == 20.0
+    came = [(view.lane, overdue) for view, overdue in (queue.next_at(30.0), queue.next_at(30.0))]
+    assert came == [("a", True), ("b", False)]
+    assert queue.next_at(30.0) is None
 
 
 def test_several_targets_work_side_by_side():

@@ -151,6 +151,7 @@ class Gateway:
         if self._server is not None:
             self._server.close()
         if self._runner is not None:
+            await self._last_callers(self._runner)
             await self._runner.cleanup()
         if self._links is not None:
             await self._links.stop()
@@ -161,6 +162,15 @@ class Gateway:
             await asyncio.to_thread(self._keeper.stop)
         with contextlib.suppress(StoreUnavailableError):
             await self._store.queue.leave(self.id)
+
+    async def _last_callers(self, runner: web.AppRunner) -> None:
+        """Who has connected and was not yet heard is told to go elsewhere too, instead of being hung up on."""
+        server = runner.server
+        for _ in range(100):
+            open_ones = server.connections if server is not None else ()
+            if all(caller.heard for caller in open_ones if isinstance(caller, CallerConnection)):
+                return
+            await asyncio.sleep(_LAST_WORDS / 100)
 
     # ------------------------------------------------------------------ the ports
 

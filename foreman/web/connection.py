@@ -36,14 +36,15 @@ _QUOTES: Final = re.compile(r"\n|(?:line|:) (?:bytearray\()?b?['\"]")
 class CallerConnection(RequestHandler):
     """aiohttp's HTTP/1.1 server protocol for one connection."""
 
-    __slots__ = ("_head_size", "_head_timer", "_head_within", "_heard")
+    __slots__ = ("_head_size", "_head_timer", "_head_within", "heard")
 
     def __init__(self, server: Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._head_within = HEAD_WITHIN
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_size = 0
-        self._heard = False
+        self.heard = False
+        """Whether anything has come on it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
@@ -57,7 +58,7 @@ class CallerConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop with what came."""
-        self._heard = True
+        self.heard = True
         seen = self._request_count
         super().data_received(data)
         if self._request_count != seen:
@@ -102,7 +103,7 @@ class CallerConnection(RequestHandler):
 
     def _too_slow(self) -> None:
         self._head_timer = None
-        if self._heard:  # browsers open connections in advance and leave them be: no sign of anything wrong
+        if self.heard:  # browsers open connections in advance and leave them be: no sign of anything wrong
             log.info("request.head_too_slow", seconds=self._head_within)
         self.force_close()
 

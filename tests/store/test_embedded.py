@@ -29,6 +29,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from foreman.store.client import Store
     from foreman.store.records import NewJob
 
 GUARDS = ["signal", "pipe"] if sys.platform == "linux" else ["pipe"]
@@ -102,11 +103,20 @@ async def test_killed_it_is_started_again_with_its_data(server: EmbeddedServer, 
         os.kill(first, signal.SIGKILL)
         await wait_until(lambda: server.restarts == 1)
     assert [entry["event"] for entry in logs if entry["event"].startswith("store.restart")] == ["store.restarted"]
+    await wait_until(lambda: answers(store))
     job = await store.queue.get(new.id)
     assert job is not None
     assert job.model == new.model
     assert server_pid(server.url) != first
     await store.close()
+
+
+async def answers(store: Store) -> bool:
+    """The line to the store is up again."""
+    with contextlib.suppress(StoreUnavailableError):
+        await store.queue.ping()
+        return True
+    return False
 
 
 async def test_what_was_acknowledged_survives_a_kill_in_the_middle(tmp_path: Path, pool: str) -> None:
@@ -127,7 +137,8 @@ async def test_what_was_acknowledged_survives_a_kill_in_the_middle(tmp_path: Pat
     try:
         for first in range(0, len(jobs), 50):
             await asyncio.gather(*(submit(new) for new in jobs[first : first + 50]))
-        assert server.restarts == 1
+        await wait_until(lambda: server.restarts == 1)
+        await wait_until(lambda: answers(store))
         assert 200 <= len(acknowledged) <= 600
         found = await asyncio.gather(*(store.queue.get(job_id) for job_id in acknowledged))
         assert None not in found

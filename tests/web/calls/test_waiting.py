@@ -428,6 +428,17 @@ async def test_a_gateway_that_stops_lets_its_streams_end(open_gateway, worker, d
     assert await other.ended()
 
 
+async def test_who_connects_as_it_leaves_is_told_to_go_elsewhere(open_gateway, dial):
+    gateway = await open_gateway()
+    early, idle = await dial(gateway), await dial(gateway)
+    stopping = asyncio.get_running_loop().create_task(gateway.stop(20))
+    await wait_until(lambda: not gateway._server.sockets)
+    refused = await early.post("/api/chat", CHAT)
+    assert (refused.status, refused.header("X-Foreman-Error")) == (503, "shutting_down")
+    await stopping  # not held up for long by one that says nothing
+    assert await idle.ended()
+
+
 async def test_past_the_grace_calls_are_told_and_their_jobs_do_not_live_on(open_gateway, worker, dial, store):
     gateway = await open_gateway()
     waiting, running = await dial(gateway), await dial(gateway)

@@ -165,7 +165,9 @@ class Roster:
             if paused_at:
                 status = _paused(status, int(paused_at) / 1000, int(until) / 1000, bool(int(unload)))
             if orphaned and status.state != "down":
-                why = f"no worker looks after it (the last one was {status.worker}): start `foreman serve --role worker`"
+                why = (
+                    f"no worker looks after it (the last one was {status.worker}): start `foreman serve --role worker`"
+                )
                 since = max(status.since, float(orphaned) / 1000)
                 status = dataclasses.replace(status, state="down", since=since, error=why)
             found.append(status)

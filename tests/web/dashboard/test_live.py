@@ -219,7 +219,7 @@ async def equal(page, gateway, store, dial) -> None:
         deep = [depth for depth, _ in lanes if depth]
         return bool(shown["jobs"] == jobs == state["jobs"] and shown["lanes"] == lanes and deep == recount)
 
-    await wait_until(same, 20)
+    await wait_until(same)
 
 
 READ = """JSON.stringify({

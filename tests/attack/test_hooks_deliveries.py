@@ -120,7 +120,7 @@ async def test_a_bad_receiver_gets_order_and_same_bytes_and_delays_nobody(tmp_pa
         bad = await submitted(at, f"{receivers.url}/bad")
         good = [await submitted(at, f"{receivers.url}/good/{number}") for number in range(5)]
         for number in range(5):
-            events = await told(receivers, f"/good/{number}", timeout=8)
+            events = await told(receivers, f"/good/{number}", timeout=14)
             assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
         if kind in {"timeout", "drip", "drip-body"}:  # 15 s per attempt are proved elsewhere
             assert receivers.open[("/bad", f"evt_{bad}")] <= 1

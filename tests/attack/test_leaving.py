@@ -137,7 +137,7 @@ async def test_embeddings_go_beside_the_drain_and_leave_it_alone(at: Site) -> No
     chat = await at.dial()
     chat.ask("/api/chat", CHAT)
     await gate.reached()
-    shown = await at.post("/api/show", {"model": "alpha"}, timeout=10)
+    shown = await at.post("/api/show", {"model": "alpha"})
     assert shown.status == 200
     gate.open()
     assert (await chat.answer()).status == 200

@@ -209,7 +209,7 @@ async def test_management_where_it_is_on(tmp_path_factory, valkey) -> None:
             answer = await at.post("/api/pull", {"model": "new"}, {"X-Foreman-Target": "gpu2"})
             assert (answer.status, answer.header("Content-Type")) == (200, "application/x-ndjson")
             assert json.loads(answer.body.splitlines()[-1]) == {"status": "success"}
-            await at.house.until(lambda tags: any("new" in m["name"] for m in tags["models"]), "/api/tags", timeout=5)
+            await at.house.until(lambda tags: any("new" in m["name"] for m in tags["models"]), "/api/tags")
             answer = await at.post("/api/copy", {"source": "new", "destination": "copy"}, {"X-Foreman-Target": "gpu2"})
             assert (answer.status, answer.body) == (200, b"")
             answer = await at.post("/api/delete", {"model": "new"}, {"X-Foreman-Target": "gpu2"}, method="DELETE")

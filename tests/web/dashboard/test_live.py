@@ -113,7 +113,7 @@ async def test_a_held_page_stays_held_whatever_comes_late(gateway, worker, eyes)
     await page.route("**/ops/events", lambda _: None)
     await page.evaluate("dispatchEvent(new Event('online'))")
     await page.clock.fast_forward(8_000)
-    route = await asyncio.wait_for(asked, 20)
+    route = await asyncio.wait_for(asked, 60)
     await page.keyboard.press("p")
     await page.locator("#feed", has_text="paused").wait_for()
     async with page.expect_response("**/ops/state"):

@@ -86,7 +86,7 @@ class Traffic:
             while True:
                 try:
                     await caller(model, dice)
-                except* aiohttp.ClientError:  # of a batch, several at once
+                except aiohttp.ClientError:
                     await self._pause(dice, 2.0)
 
         self._tasks.spawn(forever(), name)
@@ -113,10 +113,12 @@ class Traffic:
 
     async def _batch(self, model: str, dice: random.Random) -> None:
         """Ten jobs at once for which nobody waits."""
-        async with asyncio.TaskGroup() as group:
-            for number in range(10):
-                body = {"model": model, "prompt": f"Classify document {number}.", "stream": False}
-                group.create_task(self._call("/api/generate", body, "low", None))
+        bodies = [{"model": model, "prompt": f"Classify document {n}.", "stream": False} for n in range(10)]
+        calls = (self._call("/api/generate", body, "low", None) for body in bodies)
+        # No TaskGroup: one whose tasks fail just as it is cancelled raises their errors and forgets the cancel.
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
         await self._pause(dice, 30.0)
 
     async def _indexer(self, model: str, dice: random.Random) -> None:
